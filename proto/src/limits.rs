@@ -1,0 +1,148 @@
+//! Every limit of the protocol, with its unit and the sum behind it.
+//!
+//! A bound that is not in this file does not exist; a queue, table or message without a bound in
+//! this file is a defect.
+
+use std::time::Duration;
+
+// --- Ticks and datagrams ---------------------------------------------------------------------
+
+/// The cadence of a room: one tick per 20 ms, one Opus frame's duration.
+pub const TICK: Duration = Duration::from_millis(20);
+/// The cadences a room may have, in milliseconds.
+pub const TICK_MS: [u8; 3] = [20, 40, 60];
+/// Bytes of a datagram's payload at most, redundancy included.
+///
+/// 1200 (the smallest QUIC path) less 1-RTT overhead of at most 1 + 20 + 4 + 16 bytes, the
+/// DATAGRAM frame's 3 and WebTransport's 1 leaves 1155; 1100 leaves room for tunnels.
+pub const DATAGRAM_BYTES: usize = 1100;
+/// A peer whose datagrams are smaller than this is refused by name (bytes).
+pub const PEER_DATAGRAM_BYTES: usize = 1150;
+/// Bytes of a ticks datagram before its records.
+pub const DATAGRAM_HEADER_BYTES: usize = 16;
+/// Bytes of a tick record before its payload.
+pub const RECORD_HEADER_BYTES: usize = 16;
+/// Bytes of a frame's header within a tick's payload.
+pub const FRAME_HEADER_BYTES: usize = 9;
+/// Tick records in one datagram: a live one holds at most 3, a replay packs more.
+pub const RECORDS_PER_DATAGRAM: usize = 32;
+/// Earlier ticks that a live datagram carries at most.
+pub const EARLIER_TICKS: usize = 2;
+/// Bytes of one tick record at most, header included.
+pub const RECORD_BYTES: usize = DATAGRAM_BYTES - DATAGRAM_HEADER_BYTES;
+/// Frames in one tick at most (two of each of 16 slots).
+pub const FRAMES_PER_TICK: usize = 32;
+/// Frames in one speech datagram: the current one and the previous two, or a repair of eight.
+pub const FRAMES_PER_SPEECH: usize = 8;
+/// Bytes of one Opus frame at most (a `music` frame; RFC 6716 allows 1275).
+pub const FRAME_BYTES: usize = 1000;
+/// A tick further ahead of the newest than this is refused as forged (ticks; 5 s).
+pub const TICKS_AHEAD: u32 = 250;
+
+const _: () = assert!(RECORD_HEADER_BYTES + 1 + FRAME_HEADER_BYTES + FRAME_BYTES <= RECORD_BYTES);
+const _: () = assert!(DATAGRAM_BYTES < PEER_DATAGRAM_BYTES);
+
+// --- Control stream --------------------------------------------------------------------------
+
+/// Bytes of one control message at most, its length prefix excluded.
+pub const CONTROL_BYTES: usize = 16 * 1024;
+/// Control messages that a session may send in a second, and in a burst of the same size.
+pub const CONTROL_PER_S: u32 = 20;
+/// Bytes of a room's or an identity's name.
+pub const NAME_BYTES: usize = 128;
+/// Bytes of a token (JWT).
+pub const TOKEN_BYTES: usize = 4096;
+
+// --- Ingest ----------------------------------------------------------------------------------
+
+/// Frames a second that a speaker may send.
+pub const FRAMES_PER_S: u32 = 50;
+/// Frames a speaker may send at once above its rate (a burst after a stall: 200 ms).
+pub const FRAME_BURST: u32 = 10;
+/// A tick closes this long after its first frame whatever is missing.
+pub const CLOSE_AFTER: Duration = Duration::from_millis(25);
+/// Two ticks never close within this.
+pub const CLOSE_APART: Duration = Duration::from_millis(15);
+/// A surplus frame waits this long for a later tick, then it is dropped and counted.
+pub const SURPLUS_WAIT: Duration = Duration::from_millis(60);
+/// The origin asks a speaker for a missing frame for this long.
+pub const FIRST_HOP_REPAIR: Duration = Duration::from_millis(60);
+/// Microphones in one room.
+pub const SLOTS_PER_ROOM: usize = 64;
+/// Speakers in one tick by default.
+pub const AUDIBLE: usize = 3;
+/// Speakers in one tick at most.
+pub const AUDIBLE_MOST: usize = 16;
+/// Frames kept from before someone becomes audible.
+pub const PRE_ROLL: usize = 2;
+/// Heartbeat ticks follow the last speech after these, then every [`HEARTBEAT_EVERY`].
+pub const HEARTBEATS: [Duration; 3] = [
+    Duration::from_millis(20),
+    Duration::from_millis(40),
+    Duration::from_millis(80),
+];
+/// The steady spacing of heartbeat ticks in silence.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
+
+// --- Delivery --------------------------------------------------------------------------------
+
+/// Ticks that a shard keeps for each room: 1 s of replay at 20 ms, rounded up to a power of two.
+pub const RING_TICKS: usize = 64;
+/// Ticks that a receive window spans; older ones are late (2.5 s at 20 ms).
+pub const WINDOW_TICKS: u32 = 128;
+/// A hop is silent that long before its parent sends a beacon, at a cadence of 20 ms.
+pub const BEACON_AFTER: Duration = Duration::from_millis(40);
+/// A missing tick is asked for until it is this old, then it is lost (one constant per room).
+pub const REPAIR_DEADLINE: Duration = Duration::from_millis(300);
+/// A gap waits at least this long for the other feed before it becomes a request.
+pub const REPAIR_SKEW: Duration = Duration::from_millis(10);
+/// Requests for one tick at most, one to each parent.
+pub const REPAIR_TRIES: u8 = 2;
+/// Repaired ticks that one child may be sent in a second, and in a burst of the same size.
+pub const REPAIRS_PER_S: u32 = 50;
+/// What a listener's datagram may be late inside this node before it is skipped and counted.
+pub const STALE: Duration = Duration::from_millis(200);
+/// Late-join burst: default and most of what a client may ask for.
+pub const PLAYOUT: Duration = Duration::from_millis(100);
+/// The longest playout target that a late-join burst fills.
+pub const PLAYOUT_MOST: Duration = Duration::from_millis(200);
+/// Ticks replayed to a client that names the last one it had (1 s).
+pub const REPLAY_TICKS: u32 = 50;
+
+const _: () = assert!(RING_TICKS.is_power_of_two() && RING_TICKS >= REPLAY_TICKS as usize);
+
+// --- Tables and queues -----------------------------------------------------------------------
+
+/// Rooms on one node.
+pub const ROOMS: usize = 256;
+/// Rooms that one child relay may follow on one session: all of them.
+pub const ROOMS_PER_CHILD: usize = ROOMS;
+/// Relays in one tree.
+pub const RELAYS: usize = 16_384;
+/// Levels of relays.
+pub const LEVELS: u8 = 12;
+/// Sessions on one shard by default (the slab never grows beyond it).
+pub const SESSIONS_PER_SHARD: u32 = 16_384;
+/// Sessions of one shard that wait for a room to be brought up.
+pub const PENDING_JOINS: usize = 4_096;
+/// A join that waits for its room longer than this is refused.
+pub const JOIN_DEADLINE: Duration = Duration::from_secs(5);
+/// A connection that has not said hello by then is closed.
+pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// Messages in the queue from a shard to control.
+pub const TO_CONTROL: usize = 8_192;
+/// Messages in the queue from control to a shard.
+pub const TO_SHARD: usize = 8_192;
+/// Ticks in the queue from control to a shard: 1 s of 20 rooms. A full queue drops the tick.
+pub const TICK_QUEUE: usize = 1_024;
+/// Verified tokens that a shard remembers.
+pub const TOKEN_CACHE: usize = 4_096;
+/// A room without children is given back after this long.
+pub const ROOM_LINGER: Duration = Duration::from_secs(10);
+
+// The largest sum of the tables above, per shard:
+//   rings      256 rooms × 64 ticks × 1,084 bytes          =  17.8 MB
+//   queues     (8,192 + 8,192) messages × ~200 bytes        =   3.3 MB
+//   sessions   16,384 × (18 KB quinn-proto + 0.3 KB ours)   = 300   MB
+//   tokens     4,096 × ~0.4 KB                              =   1.6 MB
+const _: () = assert!(ROOMS * RING_TICKS * RECORD_BYTES < 20_000_000);

@@ -1,0 +1,1 @@
+//! The two machines of a node.

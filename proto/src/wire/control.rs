@@ -1,0 +1,385 @@
+//! Control messages: length-prefixed JSON on the session's one bidirectional stream
+//! (`docs/PROTOCOL.md` section 3).
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use super::close::{Close, CloseCode};
+use crate::limits;
+
+/// What a session may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Runs the room.
+    Host,
+    /// Runs the room with the host.
+    CoHost,
+    /// Speaks.
+    Speaker,
+    /// Listens.
+    Listener,
+    /// Carries rooms to others.
+    Relay,
+    /// Listens and keeps what it hears.
+    Recorder,
+}
+
+impl Role {
+    /// Whether the role holds a slot on the stage.
+    #[must_use]
+    pub const fn speaks(self) -> bool {
+        matches!(self, Self::Host | Self::CoHost | Self::Speaker)
+    }
+
+    /// The role's name on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::CoHost => "co-host",
+            Self::Speaker => "speaker",
+            Self::Listener => "listener",
+            Self::Relay => "relay",
+            Self::Recorder => "recorder",
+        }
+    }
+}
+
+/// What a client or a child says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "messages are rare and short-lived"
+)]
+pub enum ClientMessage {
+    /// The first message of every session.
+    Hello(Hello),
+    /// A relay asks its parent for a room.
+    Subscribe {
+        /// The room's name.
+        room: String,
+    },
+    /// A relay needs a room no longer.
+    Unsubscribe {
+        /// The room's name.
+        room: String,
+    },
+    /// A relay's load, as a state; it replaces the former one.
+    Load(Load),
+    /// The session ends.
+    Leave,
+    /// A message of a later release; ignored.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The first message of every session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The protocol version that the client speaks: [`super::VERSION`].
+    pub version: u32,
+    /// What the client can do beyond the version.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// What the client wants to be.
+    pub role: Role,
+    /// The room's name; empty for a relay.
+    #[serde(default)]
+    pub room: String,
+    /// The token (JWT); absent for an anonymous listener of a public room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// A name to show; the token's identity counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The client and its version, for the operator's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// The client's playout target in milliseconds: how much of the ring it wants at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub playout_ms: Option<u32>,
+    /// The epoch and the last tick that the client has: what follows is replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<(u32, u32)>,
+    /// What a relay says of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayInfo>,
+}
+
+/// What a relay says of itself when it registers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayInfo {
+    /// The relay's name, unique in the tree.
+    pub id: String,
+    /// `host:port` at which children and listeners reach it.
+    pub address: String,
+    /// Where it stands; relays of one region are preferred as parents.
+    #[serde(default)]
+    pub region: String,
+    /// Sessions (listeners and children) that it may carry.
+    pub capacity: u32,
+    /// The level that the operator wants; the planner chooses if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<u8>,
+    /// Rises with every start of the process, so that a state of a former life is told apart.
+    #[serde(default)]
+    pub incarnation: u64,
+}
+
+/// A relay's load: a state, not an increment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// The incarnation of the reporter.
+    pub incarnation: u64,
+    /// The report's number within the incarnation.
+    pub sequence: u64,
+    /// Listeners on this relay itself.
+    pub listeners: u32,
+    /// Listeners on it and on everything below it through primary parents.
+    pub listeners_below: u64,
+    /// Child relays on this relay.
+    pub children: u32,
+    /// Joins within the last second.
+    pub joins_per_s: u32,
+    /// Round trips to relays measured by this one: name and microseconds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub round_trips: Vec<(String, u32)>,
+    /// What the relay's present parents are, so that the origin sees what is in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<String>,
+}
+
+/// What a server or a parent says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "messages are rare and short-lived"
+)]
+pub enum ServerMessage {
+    /// The answer to a hello.
+    Welcome(Welcome),
+    /// The answer to a subscription.
+    Subscribed(Subscribed),
+    /// A subscription was refused.
+    Refused {
+        /// The room's name.
+        room: String,
+        /// The close code that a client would get.
+        code: u32,
+        /// The code's name.
+        name: String,
+        /// One sentence.
+        reason: String,
+    },
+    /// The room's document; it replaces the former one if its version is higher.
+    Room(RoomState),
+    /// The origin places a relay in the tree.
+    Placement(Placement),
+    /// The session is about to be closed, with the reason in words.
+    Closing {
+        /// The close code that follows.
+        code: u32,
+        /// The code's name.
+        name: String,
+        /// One sentence.
+        reason: String,
+    },
+    /// A message of a later release; ignored.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The answer to a hello.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The version that the session speaks.
+    pub version: u32,
+    /// What the server can do beyond the version.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// The server's software and version.
+    #[serde(default)]
+    pub agent: String,
+    /// The name by which the session is known in the room.
+    pub identity: String,
+    /// The session's role.
+    pub role: Role,
+    /// The room; absent for a relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<Subscribed>,
+    /// A speaker's slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u16>,
+    /// A speaker's limit: bytes of one frame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frame_bytes: Option<u16>,
+    /// A missing tick is worth asking for until it is this old (milliseconds).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair_ms: Option<u32>,
+    /// Other relays to go to when this one fails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alternates: Vec<Alternate>,
+    /// The origin's public keys, for a relay: key id and Ed25519 key (base64url).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<(String, String)>,
+}
+
+/// Another relay that a client may go to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alternate {
+    /// The relay's name.
+    pub relay: String,
+    /// Its `host:port`.
+    pub address: String,
+}
+
+/// A room that a session is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribed {
+    /// The room's name.
+    pub name: String,
+    /// The room's number in datagrams.
+    pub id: u32,
+    /// The room's title.
+    #[serde(default)]
+    pub title: String,
+    /// Whether anonymous listeners are admitted.
+    #[serde(default)]
+    pub public: bool,
+    /// The current epoch.
+    pub epoch: u32,
+    /// The newest tick; 0 before the first.
+    pub newest: u32,
+    /// The cadence in milliseconds.
+    pub tick_ms: u8,
+    /// How many earlier ticks a live datagram may carry: 0, 1 or 2.
+    pub redundancy: u8,
+}
+
+/// The room's document, pushed down the tree and cached by every relay.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomState {
+    /// The room's name.
+    pub room: String,
+    /// Rises with every change.
+    pub version: u64,
+    /// The title.
+    #[serde(default)]
+    pub title: String,
+    /// Who is on stage.
+    #[serde(default)]
+    pub stage: Vec<StageEntry>,
+    /// Listeners in the whole tree at the time of the last sum.
+    #[serde(default)]
+    pub listeners: u64,
+}
+
+/// One microphone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageEntry {
+    /// The slot in ticks.
+    pub slot: u16,
+    /// The speaker's identity.
+    pub identity: String,
+    /// The name to show.
+    #[serde(default)]
+    pub name: String,
+    /// Host, co-host or speaker.
+    pub role: Role,
+}
+
+/// Where the origin wants a relay to stand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Rises with every plan that changed; an older one is ignored.
+    pub version: u64,
+    /// The relay's level: 1 stands under the origin.
+    pub level: u8,
+    /// The parents, the primary first; empty on level 1 (the origin itself is the feed).
+    pub parents: Vec<Parent>,
+    /// Why the planner chose so, for people.
+    #[serde(default)]
+    pub why: String,
+}
+
+/// One parent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// The relay's name.
+    pub relay: String,
+    /// Its `host:port`.
+    pub address: String,
+}
+
+/// Encodes a message with its length prefix (16-bit, big-endian).
+///
+/// # Panics
+/// When the message is larger than [`limits::CONTROL_BYTES`], which the limits on names, slots
+/// and lists exclude.
+#[must_use]
+pub fn encode_control<M: Serialize>(message: &M) -> Bytes {
+    let json = serde_json::to_vec(message).expect("control messages hold only plain data");
+    assert!(
+        json.len() <= limits::CONTROL_BYTES,
+        "a control message exceeds its bound"
+    );
+    let mut out = BytesMut::with_capacity(2 + json.len());
+    out.put_u16(u16::try_from(json.len()).expect("CONTROL_BYTES fits into 16 bits"));
+    out.put_slice(&json);
+    out.freeze()
+}
+
+/// Cuts a control stream into messages. Holds at most one message's bytes.
+#[derive(Debug, Default)]
+pub struct ControlDecoder {
+    buffer: BytesMut,
+}
+
+impl ControlDecoder {
+    /// Takes bytes as they come from the stream, in order.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// The next whole message, if there is one.
+    ///
+    /// # Errors
+    /// When a length exceeds [`limits::CONTROL_BYTES`] or the bytes are not a message; the
+    /// session is to be closed, for its stream cannot be read on.
+    pub fn next<M: for<'de> Deserialize<'de>>(&mut self) -> Result<Option<M>, Close> {
+        let Some(&[a, b]) = self.buffer.first_chunk::<2>() else {
+            return Ok(None);
+        };
+        let len = usize::from(u16::from_be_bytes([a, b]));
+        if len > limits::CONTROL_BYTES {
+            let reason = format!(
+                "a control message of {len} bytes; {} are allowed",
+                limits::CONTROL_BYTES
+            );
+            return Err(Close::new(CloseCode::MessageTooLarge, reason));
+        }
+        if self.buffer.len() < 2 + len {
+            return Ok(None);
+        }
+        self.buffer.advance(2);
+        let message = self.buffer.split_to(len);
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+        serde_json::from_slice(&message).map(Some).map_err(|e| {
+            Close::new(
+                CloseCode::Protocol,
+                format!("a control message is not valid: {e}"),
+            )
+        })
+    }
+}

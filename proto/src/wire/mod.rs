@@ -1,0 +1,27 @@
+//! The bytes on the wire: datagrams (binary), control messages (JSON), close codes.
+//!
+//! `docs/PROTOCOL.md` is normative; the golden vectors in `proto/vectors` hold both to it.
+
+mod bytes;
+mod close;
+mod control;
+mod datagram;
+mod tick;
+
+pub use close::{Close, CloseCode, Side};
+pub use control::{
+    Alternate, ClientMessage, ControlDecoder, Hello, Load, Parent, Placement, RelayInfo, Role,
+    RoomState, ServerMessage, StageEntry, Subscribed, Welcome, encode_control,
+};
+pub use datagram::{
+    Beacon, Datagram, DatagramError, Framing, RepairRequest, SpeechRequest, beacon_bytes,
+    repair_bytes, speech_bytes, speech_request_bytes, ticks_bytes,
+};
+pub use tick::{Frame, Record, SpeechFrame, TickFlags, TickKey, frames, record_bytes};
+
+/// The version of this protocol (`docs/PROTOCOL.md` section 2).
+pub const VERSION: u32 = 1;
+/// ALPN of raw QUIC.
+pub const ALPN: &[u8] = b"stentor/1";
+/// Features of this release, as named in the hello.
+pub const FEATURES: [&str; 3] = ["ticks", "repair", "replay"];
