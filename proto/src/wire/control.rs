@@ -49,10 +49,6 @@ impl Role {
 /// What a client or a child says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "messages are rare and short-lived"
-)]
 pub enum ClientMessage {
     /// The first message of every session.
     Hello(Hello),
@@ -154,10 +150,6 @@ pub struct Load {
 /// What a server or a parent says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "messages are rare and short-lived"
-)]
 pub enum ServerMessage {
     /// The answer to a hello.
     Welcome(Welcome),
@@ -355,7 +347,7 @@ impl ControlDecoder {
     /// # Errors
     /// When a length exceeds [`limits::CONTROL_BYTES`] or the bytes are not a message; the
     /// session is to be closed, for its stream cannot be read on.
-    pub fn next<M: for<'de> Deserialize<'de>>(&mut self) -> Result<Option<M>, Close> {
+    pub fn next_message<M: for<'de> Deserialize<'de>>(&mut self) -> Result<Option<M>, Close> {
         let Some(&[a, b]) = self.buffer.first_chunk::<2>() else {
             return Ok(None);
         };
