@@ -1,1 +1,12 @@
-//! Who gets a tick.
+//! Who gets a tick, in which variant, and what is kept for those who ask later.
+//!
+//! The path: [`Ring::insert`] keeps the record, [`Variants::build`] makes each variant's datagram
+//! once per framing, [`Targets::lists`] says who gets which, as slices.
+
+mod ring;
+mod targets;
+mod variants;
+
+pub use ring::Ring;
+pub use targets::{Class, Place, SessionIx, Targets};
+pub use variants::{Variant, Variants};

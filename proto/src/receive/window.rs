@@ -1,0 +1,566 @@
+//! The receive window: the merge of one or two feeds of one room and epoch.
+//!
+//! A tick is passed on the first time it arrives, in whatever order; its second copy is dropped
+//! by key. This is the idea of SMPTE ST 2022-7 (seamless protection switching) in software. A gap
+//! becomes a request only when every live feed has passed it, or the skew between the feeds has
+//! gone by; a tick that the parent itself still waits for is not asked for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::wire::{Beacon, Record, RepairRequest, TickKey};
+use crate::{Time, limits};
+
+/// One of the two feeds: 0 is the primary parent's.
+pub type FeedIx = usize;
+
+/// Feeds that a window merges at most.
+const FEEDS: usize = 2;
+const SPAN: usize = limits::WINDOW_TICKS as usize;
+
+/// What became of an arrived tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// The first copy: pass it on.
+    New,
+    /// A copy of one that is here.
+    Duplicate,
+    /// Older than the window.
+    Late,
+    /// Further ahead than an honest sender can be: refused.
+    TooFarAhead,
+    /// Differs from the copy that is here, under the same key: an alarm, not a duplicate.
+    Conflict,
+}
+
+/// What a window counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WindowStats {
+    /// Ticks passed on.
+    pub received: u64,
+    /// Second copies.
+    pub duplicate: u64,
+    /// Ticks older than the window, or that came after they were given up.
+    pub late: u64,
+    /// Refused: further ahead than an honest sender can be.
+    pub too_far_ahead: u64,
+    /// Two different copies of one key.
+    pub conflict: u64,
+    /// Ticks that were missing and came after a request.
+    pub repaired: u64,
+    /// Ticks asked for.
+    pub requested: u64,
+    /// Ticks given up.
+    pub lost: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+enum Slot {
+    /// Not expected: before the first tick that this window saw, or given up.
+    #[default]
+    Unexpected,
+    Missing(Missing),
+    Have(Bytes),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Missing {
+    since: Time,
+    asked: u8,
+    /// When the next request may go out, once the first is due.
+    next: Time,
+    last_feed: FeedIx,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Feed {
+    live: bool,
+    newest: u32,
+    /// The tick that bit 0 of `pending` speaks of, plus one.
+    pending_from: u32,
+    pending: u32,
+}
+
+impl Feed {
+    fn waits_for(&self, number: u32) -> bool {
+        let behind = self.pending_from.wrapping_sub(number).wrapping_sub(1);
+        number < self.pending_from && behind < 32 && self.pending & (1 << behind) != 0
+    }
+}
+
+/// The merge of one or two feeds of one room and epoch.
+///
+/// Drive it so: [`Window::arrive`] for every tick and [`Window::beacon`] for every beacon; then
+/// [`Window::poll_request`] until `None`; call that again at [`Window::poll_timeout`].
+#[derive(Clone, Debug)]
+pub struct Window {
+    room: u32,
+    epoch: u32,
+    /// 0 before the first tick.
+    newest: u32,
+    last_arrival: Time,
+    slots: Vec<Slot>,
+    /// Numbers of the slots that are `Missing`: at most the window's span.
+    missing: BTreeMap<u32, ()>,
+    feeds: [Feed; FEEDS],
+    /// How far one feed runs behind the other: a peak that decays.
+    skew: Duration,
+    /// When a new tick was first seen, to measure the skew by its second copy.
+    first_seen: [(u32, Time, FeedIx); 4],
+    stats: WindowStats,
+}
+
+impl Window {
+    /// A window for one room and epoch, with no feed live.
+    #[must_use]
+    pub fn new(room: u32, epoch: u32) -> Self {
+        Self {
+            room,
+            epoch,
+            newest: 0,
+            last_arrival: Time::ZERO,
+            slots: vec![Slot::Unexpected; SPAN],
+            missing: BTreeMap::new(),
+            feeds: [Feed::default(); FEEDS],
+            skew: Duration::ZERO,
+            first_seen: [(0, Time::ZERO, 0); 4],
+            stats: WindowStats::default(),
+        }
+    }
+
+    /// The epoch that the window is of.
+    #[must_use]
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The newest tick seen or announced; number 0 before the first.
+    #[must_use]
+    pub const fn newest(&self) -> u32 {
+        self.newest
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub const fn stats(&self) -> &WindowStats {
+        &self.stats
+    }
+
+    /// When the last tick or beacon came, from any feed.
+    #[must_use]
+    pub const fn last_arrival(&self) -> Time {
+        self.last_arrival
+    }
+
+    /// Says whether a feed is connected. A feed that is not is neither waited for nor asked.
+    pub fn set_live(&mut self, feed: FeedIx, live: bool) {
+        self.feeds[feed] = Feed {
+            live,
+            ..Feed::default()
+        };
+    }
+
+    /// Takes the bitmap of a datagram's header: what its sender itself still waits for.
+    pub fn pending(&mut self, feed: FeedIx, current: u32, pending: u32) {
+        let feed = &mut self.feeds[feed];
+        if current >= feed.pending_from {
+            feed.pending_from = current;
+            feed.pending = pending;
+        }
+    }
+
+    /// Takes a tick from a feed and says what becomes of it.
+    pub fn arrive(&mut self, now: Time, feed: FeedIx, record: &Record) -> Arrival {
+        let number = record.number;
+        if !self.plausible(now, number) {
+            self.stats.too_far_ahead += 1;
+            return Arrival::TooFarAhead;
+        }
+        self.heard(now, feed, number);
+        if self.newest.saturating_sub(number) >= limits::WINDOW_TICKS {
+            self.stats.late += 1;
+            return Arrival::Late;
+        }
+        self.advance(now, number);
+        let slot = &mut self.slots[Self::index(number)];
+        match slot {
+            Slot::Have(bytes) if *bytes == record.bytes => {
+                self.stats.duplicate += 1;
+                self.measure_skew(now, feed, number);
+                Arrival::Duplicate
+            }
+            Slot::Have(_) => {
+                self.stats.conflict += 1;
+                Arrival::Conflict
+            }
+            Slot::Missing(_) | Slot::Unexpected => {
+                if let Slot::Missing(m) = slot
+                    && m.asked > 0
+                {
+                    self.stats.repaired += 1;
+                }
+                *slot = Slot::Have(record.bytes.clone());
+                self.missing.remove(&number);
+                self.stats.received += 1;
+                self.first_seen[(number % 4) as usize] = (number, now, feed);
+                Arrival::New
+            }
+        }
+    }
+
+    /// Takes a beacon from a feed: it may announce ticks that were lost at the end of speech.
+    pub fn beacon(&mut self, now: Time, feed: FeedIx, beacon: &Beacon) {
+        let number = beacon.newest.number;
+        if number == 0 || !self.plausible(now, number) {
+            return;
+        }
+        self.heard(now, feed, number);
+        self.pending(feed, number, beacon.pending);
+        // Before the first tick a beacon sets no expectation: the window starts with a tick.
+        if self.newest != 0 && number > self.newest {
+            self.advance(now, number);
+            self.expect(now, number);
+        }
+    }
+
+    /// The ticks before `number` that are still expected here, as a bitmap for the children:
+    /// bit i is tick `number − 1 − i`.
+    #[must_use]
+    pub fn pending_before(&self, number: u32) -> u32 {
+        let from = number.saturating_sub(32);
+        self.missing
+            .range(from..number)
+            .fold(0, |bits, (&missing, ())| bits | 1 << (number - 1 - missing))
+    }
+
+    /// The next request to send, with the feed to send it to.
+    pub fn poll_request(&mut self, now: Time) -> Option<(FeedIx, RepairRequest)> {
+        self.give_up(now);
+        let (feed, first) = self
+            .missing
+            .keys()
+            .find_map(|&number| self.ask_whom(now, number).map(|feed| (feed, number)))?;
+        let mut mask = 0;
+        for offset in 0..32 {
+            let Some(number) = first.checked_add(offset) else {
+                break;
+            };
+            if self.missing.contains_key(&number) && self.ask_whom(now, number) == Some(feed) {
+                mask |= 1 << offset;
+                self.asked(now, number, feed);
+            }
+        }
+        let first = TickKey {
+            room: self.room,
+            epoch: self.epoch,
+            number: first,
+        };
+        Some((feed, RepairRequest { first, mask }))
+    }
+
+    /// When [`Self::poll_request`] is to be called again, if nothing arrives before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.missing
+            .keys()
+            .filter_map(|&number| self.due(number))
+            .min()
+    }
+
+    /// Whether `number` may come next: not further ahead than the time since the last arrival
+    /// allows.
+    fn plausible(&self, now: Time, number: u32) -> bool {
+        if self.newest == 0 {
+            return true;
+        }
+        let silent = now.since(self.last_arrival).as_millis() / limits::TICK.as_millis();
+        let silent = u32::try_from(silent).unwrap_or(u32::MAX);
+        let ahead = limits::TICKS_AHEAD.saturating_add(silent);
+        number <= self.newest.saturating_add(ahead)
+    }
+
+    fn heard(&mut self, now: Time, feed: FeedIx, number: u32) {
+        self.last_arrival = self.last_arrival.max(now);
+        let feed = &mut self.feeds[feed];
+        feed.live = true;
+        feed.newest = feed.newest.max(number);
+    }
+
+    /// Moves the window so that `number` lies in it; what lies between is missing.
+    fn advance(&mut self, now: Time, number: u32) {
+        if number <= self.newest {
+            return;
+        }
+        if self.newest == 0 {
+            self.newest = number;
+            return;
+        }
+        let lowest = number.saturating_sub(limits::WINDOW_TICKS - 1);
+        // What the window leaves behind unseen is lost; so is what it jumps over.
+        let jumped = lowest.saturating_sub(self.newest + 1);
+        self.stats.lost += u64::from(jumped);
+        let left: Vec<u32> = self.missing.range(..lowest).map(|(&n, ())| n).collect();
+        for n in left {
+            self.missing.remove(&n);
+            self.stats.lost += 1;
+        }
+        for n in (self.newest + 1).max(lowest)..number {
+            self.expect(now, n);
+        }
+        self.slots[Self::index(number)] = Slot::Unexpected;
+        self.newest = number;
+    }
+
+    fn expect(&mut self, now: Time, number: u32) {
+        let missing = Missing {
+            since: now,
+            asked: 0,
+            next: now,
+            last_feed: 0,
+        };
+        self.slots[Self::index(number)] = Slot::Missing(missing);
+        self.missing.insert(number, ());
+    }
+
+    const fn index(number: u32) -> usize {
+        number as usize % SPAN
+    }
+
+    fn state(&self, number: u32) -> Option<&Missing> {
+        match &self.slots[Self::index(number)] {
+            Slot::Missing(missing) => Some(missing),
+            Slot::Unexpected | Slot::Have(_) => None,
+        }
+    }
+
+    /// How long a gap waits for a slower feed.
+    fn patience(&self) -> Duration {
+        (self.skew + Duration::from_millis(5)).max(limits::REPAIR_SKEW)
+    }
+
+    /// When something is next to be done about a missing tick.
+    fn due(&self, number: u32) -> Option<Time> {
+        let missing = self.state(number)?;
+        let lost = missing.since + limits::REPAIR_DEADLINE;
+        let ask = if missing.asked >= limits::REPAIR_TRIES || !self.feeds.iter().any(|f| f.live) {
+            lost
+        } else if missing.asked > 0 {
+            missing.next
+        } else if self.passed_by_all(number) {
+            missing.since
+        } else {
+            missing.since + self.patience()
+        };
+        // A tick that every parent waits for itself stays unasked until the deadline.
+        let silent = self.feeds.iter().all(|f| !f.live || f.waits_for(number));
+        Some(if silent { lost } else { ask.min(lost) })
+    }
+
+    fn passed_by_all(&self, number: u32) -> bool {
+        self.feeds
+            .iter()
+            .all(|feed| !feed.live || feed.newest > number)
+    }
+
+    /// The feed to ask for a tick at this time, if it is to be asked for.
+    fn ask_whom(&self, now: Time, number: u32) -> Option<FeedIx> {
+        let missing = self.state(number)?;
+        if missing.asked >= limits::REPAIR_TRIES || self.due(number)? > now {
+            return None;
+        }
+        let able = |ix: &FeedIx| self.feeds[*ix].live && !self.feeds[*ix].waits_for(number);
+        let other = 1 - missing.last_feed;
+        let order = if missing.asked > 0 {
+            [other, missing.last_feed]
+        } else {
+            [0, 1]
+        };
+        order.into_iter().find(able)
+    }
+
+    fn asked(&mut self, now: Time, number: u32, feed: FeedIx) {
+        let patience = self.patience();
+        if let Slot::Missing(missing) = &mut self.slots[Self::index(number)] {
+            missing.asked += 1;
+            missing.last_feed = feed;
+            // The second request waits for a third of the deadline: a round trip of most paths.
+            missing.next = now + patience.max(limits::REPAIR_DEADLINE / 3);
+            self.stats.requested += 1;
+        }
+    }
+
+    fn give_up(&mut self, now: Time) {
+        let over: Vec<u32> = self
+            .missing
+            .keys()
+            .copied()
+            .filter(|&n| {
+                self.state(n)
+                    .is_none_or(|m| now >= m.since + limits::REPAIR_DEADLINE)
+            })
+            .collect();
+        for number in over {
+            self.missing.remove(&number);
+            self.slots[Self::index(number)] = Slot::Unexpected;
+            self.stats.lost += 1;
+        }
+    }
+
+    fn measure_skew(&mut self, now: Time, feed: FeedIx, number: u32) {
+        let (seen, at, first) = self.first_seen[(number % 4) as usize];
+        if seen != number || first == feed {
+            return;
+        }
+        let sample = now.since(at).min(limits::REPAIR_DEADLINE);
+        // A peak that forgets by 1/256 a tick stays near the p99 of the last seconds.
+        self.skew = if sample > self.skew {
+            sample
+        } else {
+            self.skew - (self.skew - sample) / 256
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{TickFlags, record_bytes};
+
+    fn record(number: u32) -> Record {
+        let mut bytes = record_bytes(number, 0, 20, TickFlags(0), &number.to_be_bytes());
+        Record::parse(&mut bytes).unwrap()
+    }
+
+    fn window() -> Window {
+        let mut window = Window::new(1, 1);
+        window.set_live(0, true);
+        window.set_live(1, true);
+        window
+    }
+
+    fn ms(millis: u64) -> Time {
+        Time::from_millis(1_000 + millis)
+    }
+
+    #[test]
+    fn the_first_copy_passes_and_the_second_does_not() {
+        let mut w = window();
+        assert_eq!(w.arrive(ms(0), 0, &record(7)), Arrival::New);
+        assert_eq!(w.arrive(ms(1), 1, &record(7)), Arrival::Duplicate);
+        assert_eq!(w.arrive(ms(20), 1, &record(8)), Arrival::New);
+        assert_eq!(w.arrive(ms(21), 0, &record(8)), Arrival::Duplicate);
+        assert_eq!(w.poll_request(ms(500)), None);
+        assert_eq!(w.stats().lost, 0);
+    }
+
+    #[test]
+    fn two_different_copies_are_an_alarm() {
+        let mut w = window();
+        w.arrive(ms(0), 0, &record(7));
+        let mut forged = record_bytes(7, 1, 20, TickFlags(0), b"forged");
+        let forged = Record::parse(&mut forged).unwrap();
+        assert_eq!(w.arrive(ms(1), 1, &forged), Arrival::Conflict);
+        assert_eq!(w.stats().conflict, 1);
+    }
+
+    #[test]
+    fn a_gap_waits_for_the_other_feed_and_then_for_the_skew() {
+        let mut w = window();
+        w.arrive(ms(0), 0, &record(1));
+        w.arrive(ms(0), 1, &record(1));
+        w.arrive(ms(40), 0, &record(3));
+        assert_eq!(
+            w.poll_request(ms(41)),
+            None,
+            "the other feed may still bring it"
+        );
+        assert_eq!(w.poll_timeout(), Some(ms(50)));
+        let (feed, request) = w.poll_request(ms(50)).unwrap();
+        assert_eq!((feed, request.first.number, request.mask), (0, 2, 1));
+        // The second request goes to the other parent, and there is no third.
+        let next = w.poll_timeout().unwrap();
+        assert_eq!(w.poll_request(next).unwrap().0, 1);
+        assert_eq!(w.poll_timeout(), Some(ms(40) + limits::REPAIR_DEADLINE));
+        assert_eq!(w.arrive(ms(200), 1, &record(2)), Arrival::New);
+        assert_eq!(w.stats().repaired, 1);
+        assert_eq!(w.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_gap_that_both_feeds_passed_is_asked_for_at_once() {
+        let mut w = window();
+        for feed in 0..2 {
+            w.arrive(ms(0), feed, &record(1));
+        }
+        for feed in 0..2 {
+            w.arrive(ms(40), feed, &record(3));
+        }
+        assert!(w.poll_request(ms(40)).is_some());
+    }
+
+    #[test]
+    fn what_the_parent_waits_for_itself_is_not_asked_for() {
+        let mut w = window();
+        w.set_live(1, false);
+        w.arrive(ms(0), 0, &record(1));
+        w.arrive(ms(40), 0, &record(3));
+        w.pending(0, 3, 0b1);
+        assert_eq!(w.poll_request(ms(41)), None);
+        assert_eq!(
+            w.pending_before(3),
+            0b1,
+            "and the children are told in turn"
+        );
+        w.arrive(ms(60), 0, &record(4));
+        w.pending(0, 4, 0);
+        assert!(
+            w.poll_request(ms(60)).is_some(),
+            "the parent gave up or got it: ask"
+        );
+    }
+
+    #[test]
+    fn a_beacon_reveals_the_loss_of_the_last_tick() {
+        let mut w = window();
+        w.arrive(ms(0), 0, &record(1));
+        let newest = TickKey {
+            room: 1,
+            epoch: 1,
+            number: 2,
+        };
+        w.beacon(
+            ms(40),
+            0,
+            &Beacon {
+                newest,
+                pending: 0,
+                upstream_silent_ms: 0,
+            },
+        );
+        assert!(w.poll_request(ms(60)).is_some());
+        assert_eq!(w.pending_before(3), 1);
+    }
+
+    #[test]
+    fn a_tick_from_the_future_is_refused_unless_time_has_passed() {
+        let mut w = window();
+        w.arrive(ms(0), 0, &record(1));
+        assert_eq!(
+            w.arrive(ms(1), 0, &record(1 + limits::TICKS_AHEAD + 1)),
+            Arrival::TooFarAhead
+        );
+        assert_eq!(w.arrive(ms(60_000), 0, &record(3_000)), Arrival::New);
+        assert_eq!(w.stats().lost, u64::from(3_000 - limits::WINDOW_TICKS - 1));
+        assert_eq!(w.arrive(ms(60_001), 0, &record(5)), Arrival::Late);
+    }
+
+    #[test]
+    fn numbers_at_the_end_of_their_range_do_not_overflow() {
+        let mut w = window();
+        assert_eq!(w.arrive(ms(0), 0, &record(u32::MAX - 2)), Arrival::New);
+        assert_eq!(w.arrive(ms(1), 0, &record(u32::MAX)), Arrival::New);
+        assert!(w.poll_request(ms(100)).is_some());
+    }
+}
