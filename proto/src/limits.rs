@@ -76,11 +76,8 @@ pub const AUDIBLE_MOST: usize = 16;
 /// Frames kept from before someone becomes audible.
 pub const PRE_ROLL: usize = 2;
 /// Heartbeat ticks follow the last speech after these, then every [`HEARTBEAT_EVERY`].
-pub const HEARTBEATS: [Duration; 3] = [
-    Duration::from_millis(20),
-    Duration::from_millis(40),
-    Duration::from_millis(80),
-];
+pub const HEARTBEATS: [Duration; 3] =
+    [Duration::from_millis(20), Duration::from_millis(40), Duration::from_millis(80)];
 /// The steady spacing of heartbeat ticks in silence.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
 
@@ -90,6 +87,11 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
 pub const RING_TICKS: usize = 64;
 /// Ticks that a receive window spans; older ones are late (2.5 s at 20 ms).
 pub const WINDOW_TICKS: u32 = 128;
+/// Feeds that a window merges: two parents, and two more while they are being replaced.
+pub const FEEDS: usize = 4;
+/// A node says that its upstream is silent after this long without tick or beacon, at 20 ms:
+/// two beacons and a half.
+pub const UPSTREAM_SILENT: Duration = Duration::from_millis(100);
 /// A hop is silent that long before its parent sends a beacon, at a cadence of 20 ms.
 pub const BEACON_AFTER: Duration = Duration::from_millis(40);
 /// A missing tick is asked for until it is this old, then it is lost (one constant per room).
@@ -137,6 +139,10 @@ pub const TO_SHARD: usize = 8_192;
 pub const TICK_QUEUE: usize = 1_024;
 /// Verified tokens that a shard remembers.
 pub const TOKEN_CACHE: usize = 4_096;
+/// Sessions that a relay holds upwards: the origin, two parents, and two being replaced.
+pub const UPLINKS: usize = 8;
+/// Reports of load go up this often.
+pub const LOAD_EVERY: Duration = Duration::from_secs(1);
 /// A room without children is given back after this long.
 pub const ROOM_LINGER: Duration = Duration::from_secs(10);
 

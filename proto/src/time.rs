@@ -73,13 +73,7 @@ mod tests {
     fn arithmetic_saturates_at_both_ends() {
         assert_eq!(Time::ZERO - Duration::from_secs(1), Time::ZERO);
         assert_eq!(Time::MAX + Duration::from_secs(1), Time::MAX);
-        assert_eq!(
-            Time::from_millis(3).since(Time::from_millis(5)),
-            Duration::ZERO
-        );
-        assert_eq!(
-            Time::from_millis(5).since(Time::from_millis(3)),
-            Duration::from_millis(2)
-        );
+        assert_eq!(Time::from_millis(3).since(Time::from_millis(5)), Duration::ZERO);
+        assert_eq!(Time::from_millis(5).since(Time::from_millis(3)), Duration::from_millis(2));
     }
 }

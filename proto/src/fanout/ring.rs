@@ -13,10 +13,7 @@ pub struct Ring {
 
 impl Default for Ring {
     fn default() -> Self {
-        Self {
-            slots: vec![None; limits::RING_TICKS],
-            newest: 0,
-        }
+        Self { slots: vec![None; limits::RING_TICKS], newest: 0 }
     }
 }
 

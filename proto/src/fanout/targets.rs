@@ -53,10 +53,7 @@ impl Targets {
         let list = Self::list_index(class, framing, variant);
         let at = u32::try_from(self.lists[list].len()).expect("sessions are counted in 32 bits");
         self.lists[list].push(session);
-        Place {
-            list: u8::try_from(list).expect("there are 18 lists"),
-            at,
-        }
+        Place { list: u8::try_from(list).expect("there are 18 lists"), at }
     }
 
     /// Removes the session at `place`. The session returned, if any, stands at `place` from here
@@ -69,14 +66,10 @@ impl Targets {
 
     /// The lists that are not empty, in the order of sending.
     pub fn lists(&self) -> impl Iterator<Item = (Framing, Variant, &[SessionIx])> {
-        self.lists
-            .iter()
-            .enumerate()
-            .filter(|(_, list)| !list.is_empty())
-            .map(|(ix, list)| {
-                let framing = Framing::ALL[ix / VARIANTS % FRAMINGS];
-                (framing, Variant::ALL[ix % VARIANTS], list.as_slice())
-            })
+        self.lists.iter().enumerate().filter(|(_, list)| !list.is_empty()).map(|(ix, list)| {
+            let framing = Framing::ALL[ix / VARIANTS % FRAMINGS];
+            (framing, Variant::ALL[ix % VARIANTS], list.as_slice())
+        })
     }
 
     /// Whether any class has a session with this framing and variant.
@@ -97,10 +90,7 @@ impl Targets {
     #[must_use]
     pub fn count(&self, class: Class) -> usize {
         let from = Self::list_index(class, Framing::Quic, Variant::Plain);
-        self.lists[from..from + FRAMINGS * VARIANTS]
-            .iter()
-            .map(Vec::len)
-            .sum()
+        self.lists[from..from + FRAMINGS * VARIANTS].iter().map(Vec::len).sum()
     }
 
     const fn list_index(class: Class, framing: Framing, variant: Variant) -> usize {
@@ -119,32 +109,19 @@ mod tests {
             .map(|n| targets.add(SessionIx(n), Class::Listener, Framing::Quic, Variant::Plain))
             .collect();
         targets.add(SessionIx(9), Class::Relay, Framing::Quic, Variant::Plain);
-        let order: Vec<u32> = targets
-            .lists()
-            .flat_map(|(_, _, l)| l)
-            .map(|s| s.0)
-            .collect();
+        let order: Vec<u32> = targets.lists().flat_map(|(_, _, l)| l).map(|s| s.0).collect();
         assert_eq!(order, [9, 0, 1, 2, 3, 4]);
         if let Some(moved) = targets.remove(places[1]) {
             places[moved.0 as usize] = places[1];
         }
-        assert_eq!(
-            targets.remove(places[4]),
-            Some(SessionIx(3)),
-            "4 stood where 1 was"
-        );
+        assert_eq!(targets.remove(places[4]), Some(SessionIx(3)), "4 stood where 1 was");
         assert_eq!(targets.count(Class::Listener), 3);
     }
 
     #[test]
     fn a_list_keeps_its_framing_and_variant() {
         let mut targets = Targets::default();
-        targets.add(
-            SessionIx(1),
-            Class::Listener,
-            Framing::WebTransport,
-            Variant::Spread,
-        );
+        targets.add(SessionIx(1), Class::Listener, Framing::WebTransport, Variant::Spread);
         let (framing, variant, list) = targets.lists().next().unwrap();
         assert_eq!(
             (framing, variant, list),

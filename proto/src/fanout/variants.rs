@@ -113,10 +113,7 @@ mod tests {
         let mut ring = Ring::default();
         for number in 1..=5 {
             let flags = TickFlags::default();
-            ring.insert(
-                number,
-                record_bytes(number, 9, 20, flags, &vec![0; payload]),
-            );
+            ring.insert(number, record_bytes(number, 9, 20, flags, &vec![0; payload]));
         }
         ring
     }
@@ -127,11 +124,7 @@ mod tests {
         assert_eq!(numbers(&ring, 5, Variant::Plain), [5]);
         assert_eq!(numbers(&ring, 5, Variant::Previous), [5, 4]);
         assert_eq!(numbers(&ring, 5, Variant::Spread), [5, 4, 2]);
-        assert_eq!(
-            numbers(&ring, 1, Variant::Spread),
-            [1],
-            "nothing came before"
-        );
+        assert_eq!(numbers(&ring, 1, Variant::Spread), [1], "nothing came before");
     }
 
     #[test]

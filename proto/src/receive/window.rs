@@ -5,19 +5,17 @@
 //! becomes a request only when every live feed has passed it, or the skew between the feeds has
 //! gone by; a tick that the parent itself still waits for is not asked for.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
-
-use bytes::Bytes;
 
 use crate::wire::{Beacon, Record, RepairRequest, TickKey};
 use crate::{Time, limits};
 
-/// One of the two feeds: 0 is the primary parent's.
+/// One of a window's feeds; the lowest is asked for repair first.
 pub type FeedIx = usize;
 
-/// Feeds that a window merges at most.
-const FEEDS: usize = 2;
+const FEEDS: usize = limits::FEEDS;
 const SPAN: usize = limits::WINDOW_TICKS as usize;
 
 /// What became of an arrived tick.
@@ -62,7 +60,9 @@ enum Slot {
     #[default]
     Unexpected,
     Missing(Missing),
-    Have(Bytes),
+    /// The digest of the copy that came first. Not the copy itself: it would keep the whole
+    /// packet that it came in.
+    Have(u64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +71,7 @@ struct Missing {
     asked: u8,
     /// When the next request may go out, once the first is due.
     next: Time,
-    last_feed: FeedIx,
+    last_feed: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,7 +90,7 @@ impl Feed {
     }
 }
 
-/// The merge of one or two feeds of one room and epoch.
+/// The merge of a room's feeds in one epoch: two in steady state, more while parents change.
 ///
 /// Drive it so: [`Window::arrive`] for every tick and [`Window::beacon`] for every beacon; then
 /// [`Window::poll_request`] until `None`; call that again at [`Window::poll_timeout`].
@@ -103,7 +103,7 @@ pub struct Window {
     last_arrival: Time,
     slots: Vec<Slot>,
     /// Numbers of the slots that are `Missing`: at most the window's span.
-    missing: BTreeMap<u32, ()>,
+    missing: BTreeSet<u32>,
     feeds: [Feed; FEEDS],
     /// How far one feed runs behind the other: a peak that decays.
     skew: Duration,
@@ -122,7 +122,7 @@ impl Window {
             newest: 0,
             last_arrival: Time::ZERO,
             slots: vec![Slot::Unexpected; SPAN],
-            missing: BTreeMap::new(),
+            missing: BTreeSet::new(),
             feeds: [Feed::default(); FEEDS],
             skew: Duration::ZERO,
             first_seen: [(0, Time::ZERO, 0); 4],
@@ -156,10 +156,7 @@ impl Window {
 
     /// Says whether a feed is connected. A feed that is not is neither waited for nor asked.
     pub fn set_live(&mut self, feed: FeedIx, live: bool) {
-        self.feeds[feed] = Feed {
-            live,
-            ..Feed::default()
-        };
+        self.feeds[feed] = Feed { live, ..Feed::default() };
     }
 
     /// Takes the bitmap of a datagram's header: what its sender itself still waits for.
@@ -184,9 +181,10 @@ impl Window {
             return Arrival::Late;
         }
         self.advance(now, number);
+        let digest = digest(&record.bytes);
         let slot = &mut self.slots[Self::index(number)];
         match slot {
-            Slot::Have(bytes) if *bytes == record.bytes => {
+            Slot::Have(first) if *first == digest => {
                 self.stats.duplicate += 1;
                 self.measure_skew(now, feed, number);
                 Arrival::Duplicate
@@ -201,7 +199,7 @@ impl Window {
                 {
                     self.stats.repaired += 1;
                 }
-                *slot = Slot::Have(record.bytes.clone());
+                *slot = Slot::Have(digest);
                 self.missing.remove(&number);
                 self.stats.received += 1;
                 self.first_seen[(number % 4) as usize] = (number, now, feed);
@@ -232,7 +230,7 @@ impl Window {
         let from = number.saturating_sub(32);
         self.missing
             .range(from..number)
-            .fold(0, |bits, (&missing, ())| bits | 1 << (number - 1 - missing))
+            .fold(0, |bits, &missing| bits | 1 << (number - 1 - missing))
     }
 
     /// The next request to send, with the feed to send it to.
@@ -240,33 +238,26 @@ impl Window {
         self.give_up(now);
         let (feed, first) = self
             .missing
-            .keys()
+            .iter()
             .find_map(|&number| self.ask_whom(now, number).map(|feed| (feed, number)))?;
         let mut mask = 0;
         for offset in 0..32 {
             let Some(number) = first.checked_add(offset) else {
                 break;
             };
-            if self.missing.contains_key(&number) && self.ask_whom(now, number) == Some(feed) {
+            if self.missing.contains(&number) && self.ask_whom(now, number) == Some(feed) {
                 mask |= 1 << offset;
                 self.asked(now, number, feed);
             }
         }
-        let first = TickKey {
-            room: self.room,
-            epoch: self.epoch,
-            number: first,
-        };
+        let first = TickKey { room: self.room, epoch: self.epoch, number: first };
         Some((feed, RepairRequest { first, mask }))
     }
 
     /// When [`Self::poll_request`] is to be called again, if nothing arrives before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.missing
-            .keys()
-            .filter_map(|&number| self.due(number))
-            .min()
+        self.missing.iter().filter_map(|&number| self.due(number)).min()
     }
 
     /// Whether `number` may come next: not further ahead than the time since the last arrival
@@ -301,7 +292,7 @@ impl Window {
         // What the window leaves behind unseen is lost; so is what it jumps over.
         let jumped = lowest.saturating_sub(self.newest + 1);
         self.stats.lost += u64::from(jumped);
-        let left: Vec<u32> = self.missing.range(..lowest).map(|(&n, ())| n).collect();
+        let left: Vec<u32> = self.missing.range(..lowest).copied().collect();
         for n in left {
             self.missing.remove(&n);
             self.stats.lost += 1;
@@ -314,14 +305,9 @@ impl Window {
     }
 
     fn expect(&mut self, now: Time, number: u32) {
-        let missing = Missing {
-            since: now,
-            asked: 0,
-            next: now,
-            last_feed: 0,
-        };
+        let missing = Missing { since: now, asked: 0, next: now, last_feed: 0 };
         self.slots[Self::index(number)] = Slot::Missing(missing);
-        self.missing.insert(number, ());
+        self.missing.insert(number);
     }
 
     const fn index(number: u32) -> usize {
@@ -359,9 +345,7 @@ impl Window {
     }
 
     fn passed_by_all(&self, number: u32) -> bool {
-        self.feeds
-            .iter()
-            .all(|feed| !feed.live || feed.newest > number)
+        self.feeds.iter().all(|feed| !feed.live || feed.newest > number)
     }
 
     /// The feed to ask for a tick at this time, if it is to be asked for.
@@ -371,20 +355,22 @@ impl Window {
             return None;
         }
         let able = |ix: &FeedIx| self.feeds[*ix].live && !self.feeds[*ix].waits_for(number);
-        let other = 1 - missing.last_feed;
-        let order = if missing.asked > 0 {
-            [other, missing.last_feed]
-        } else {
-            [0, 1]
-        };
-        order.into_iter().find(able)
+        let mut able = (0..FEEDS).filter(able);
+        let first = able.next();
+        // The second request goes to another parent where there is one.
+        match first {
+            Some(feed) if missing.asked > 0 && feed == usize::from(missing.last_feed) => {
+                able.next().or(first)
+            }
+            other => other,
+        }
     }
 
     fn asked(&mut self, now: Time, number: u32, feed: FeedIx) {
         let patience = self.patience();
         if let Slot::Missing(missing) = &mut self.slots[Self::index(number)] {
             missing.asked += 1;
-            missing.last_feed = feed;
+            missing.last_feed = feed as u8;
             // The second request waits for a third of the deadline: a round trip of most paths.
             missing.next = now + patience.max(limits::REPAIR_DEADLINE / 3);
             self.stats.requested += 1;
@@ -394,12 +380,9 @@ impl Window {
     fn give_up(&mut self, now: Time) {
         let over: Vec<u32> = self
             .missing
-            .keys()
+            .iter()
             .copied()
-            .filter(|&n| {
-                self.state(n)
-                    .is_none_or(|m| now >= m.since + limits::REPAIR_DEADLINE)
-            })
+            .filter(|&n| self.state(n).is_none_or(|m| now >= m.since + limits::REPAIR_DEADLINE))
             .collect();
         for number in over {
             self.missing.remove(&number);
@@ -415,12 +398,17 @@ impl Window {
         }
         let sample = now.since(at).min(limits::REPAIR_DEADLINE);
         // A peak that forgets by 1/256 a tick stays near the p99 of the last seconds.
-        self.skew = if sample > self.skew {
-            sample
-        } else {
-            self.skew - (self.skew - sample) / 256
-        };
+        self.skew =
+            if sample > self.skew { sample } else { self.skew - (self.skew - sample) / 256 };
     }
+}
+
+/// Tells two copies of a tick apart. A forger who finds two records of one digest gains nothing:
+/// the first copy is passed on either way; signatures, not digests, stop forgery.
+fn digest(record: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(record);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -471,11 +459,7 @@ mod tests {
         w.arrive(ms(0), 0, &record(1));
         w.arrive(ms(0), 1, &record(1));
         w.arrive(ms(40), 0, &record(3));
-        assert_eq!(
-            w.poll_request(ms(41)),
-            None,
-            "the other feed may still bring it"
-        );
+        assert_eq!(w.poll_request(ms(41)), None, "the other feed may still bring it");
         assert_eq!(w.poll_timeout(), Some(ms(50)));
         let (feed, request) = w.poll_request(ms(50)).unwrap();
         assert_eq!((feed, request.first.number, request.mask), (0, 2, 1));
@@ -508,37 +492,18 @@ mod tests {
         w.arrive(ms(40), 0, &record(3));
         w.pending(0, 3, 0b1);
         assert_eq!(w.poll_request(ms(41)), None);
-        assert_eq!(
-            w.pending_before(3),
-            0b1,
-            "and the children are told in turn"
-        );
+        assert_eq!(w.pending_before(3), 0b1, "and the children are told in turn");
         w.arrive(ms(60), 0, &record(4));
         w.pending(0, 4, 0);
-        assert!(
-            w.poll_request(ms(60)).is_some(),
-            "the parent gave up or got it: ask"
-        );
+        assert!(w.poll_request(ms(60)).is_some(), "the parent gave up or got it: ask");
     }
 
     #[test]
     fn a_beacon_reveals_the_loss_of_the_last_tick() {
         let mut w = window();
         w.arrive(ms(0), 0, &record(1));
-        let newest = TickKey {
-            room: 1,
-            epoch: 1,
-            number: 2,
-        };
-        w.beacon(
-            ms(40),
-            0,
-            &Beacon {
-                newest,
-                pending: 0,
-                upstream_silent_ms: 0,
-            },
-        );
+        let newest = TickKey { room: 1, epoch: 1, number: 2 };
+        w.beacon(ms(40), 0, &Beacon { newest, pending: 0, upstream_silent_ms: 0 });
         assert!(w.poll_request(ms(60)).is_some());
         assert_eq!(w.pending_before(3), 1);
     }
@@ -547,10 +512,7 @@ mod tests {
     fn a_tick_from_the_future_is_refused_unless_time_has_passed() {
         let mut w = window();
         w.arrive(ms(0), 0, &record(1));
-        assert_eq!(
-            w.arrive(ms(1), 0, &record(1 + limits::TICKS_AHEAD + 1)),
-            Arrival::TooFarAhead
-        );
+        assert_eq!(w.arrive(ms(1), 0, &record(1 + limits::TICKS_AHEAD + 1)), Arrival::TooFarAhead);
         assert_eq!(w.arrive(ms(60_000), 0, &record(3_000)), Arrival::New);
         assert_eq!(w.stats().lost, u64::from(3_000 - limits::WINDOW_TICKS - 1));
         assert_eq!(w.arrive(ms(60_001), 0, &record(5)), Arrival::Late);

@@ -126,10 +126,7 @@ impl Close {
     /// A close with its sentence.
     #[must_use]
     pub fn new(code: CloseCode, reason: impl Into<String>) -> Self {
-        Self {
-            code,
-            reason: reason.into(),
-        }
+        Self { code, reason: reason.into() }
     }
 }
 

@@ -314,10 +314,7 @@ pub struct Parent {
 #[must_use]
 pub fn encode_control<M: Serialize>(message: &M) -> Bytes {
     let json = serde_json::to_vec(message).expect("control messages hold only plain data");
-    assert!(
-        json.len() <= limits::CONTROL_BYTES,
-        "a control message exceeds its bound"
-    );
+    assert!(json.len() <= limits::CONTROL_BYTES, "a control message exceeds its bound");
     let mut out = BytesMut::with_capacity(2 + json.len());
     out.put_u16(u16::try_from(json.len()).expect("CONTROL_BYTES fits into 16 bits"));
     out.put_slice(&json);
@@ -353,10 +350,8 @@ impl ControlDecoder {
         };
         let len = usize::from(u16::from_be_bytes([a, b]));
         if len > limits::CONTROL_BYTES {
-            let reason = format!(
-                "a control message of {len} bytes; {} are allowed",
-                limits::CONTROL_BYTES
-            );
+            let reason =
+                format!("a control message of {len} bytes; {} are allowed", limits::CONTROL_BYTES);
             return Err(Close::new(CloseCode::MessageTooLarge, reason));
         }
         if self.buffer.len() < 2 + len {
@@ -368,10 +363,7 @@ impl ControlDecoder {
             self.buffer = BytesMut::new();
         }
         serde_json::from_slice(&message).map(Some).map_err(|e| {
-            Close::new(
-                CloseCode::Protocol,
-                format!("a control message is not valid: {e}"),
-            )
+            Close::new(CloseCode::Protocol, format!("a control message is not valid: {e}"))
         })
     }
 }

@@ -171,44 +171,23 @@ fn parse_ticks(mut bytes: Bytes) -> Result<Datagram, DatagramError> {
         return Err(DatagramError::Malformed("bytes after the last tick"));
     }
     let replay = flags & REPLAY != 0;
-    Ok(Datagram::Ticks {
-        room,
-        epoch,
-        replay,
-        pending,
-        records,
-    })
+    Ok(Datagram::Ticks { room, epoch, replay, pending, records })
 }
 
 fn parse_beacon(bytes: &[u8]) -> Option<Datagram> {
     let mut reader = Reader::new(bytes);
     reader.take(4)?;
-    let newest = TickKey {
-        room: reader.u32()?,
-        epoch: reader.u32()?,
-        number: reader.u32()?,
-    };
+    let newest = TickKey { room: reader.u32()?, epoch: reader.u32()?, number: reader.u32()? };
     let (pending, upstream_silent_ms) = (reader.u32()?, reader.u32()?);
-    Some(Datagram::Beacon(Beacon {
-        newest,
-        pending,
-        upstream_silent_ms,
-    }))
+    Some(Datagram::Beacon(Beacon { newest, pending, upstream_silent_ms }))
 }
 
 fn parse_repair(bytes: &[u8]) -> Result<Datagram, DatagramError> {
     let mut reader = Reader::new(bytes);
     let mut fields = || {
         reader.take(4)?;
-        let first = TickKey {
-            room: reader.u32()?,
-            epoch: reader.u32()?,
-            number: reader.u32()?,
-        };
-        Some(RepairRequest {
-            first,
-            mask: reader.u32()?,
-        })
+        let first = TickKey { room: reader.u32()?, epoch: reader.u32()?, number: reader.u32()? };
+        Some(RepairRequest { first, mask: reader.u32()? })
     };
     let request = fields().ok_or(DatagramError::Truncated)?;
     if request.mask & 1 == 0 {
@@ -246,11 +225,7 @@ fn parse_speech_request(bytes: &[u8]) -> Result<Datagram, DatagramError> {
     let mut reader = Reader::new(bytes);
     let mut fields = || {
         reader.take(2)?;
-        Some(SpeechRequest {
-            slot: reader.u16()?,
-            first: reader.u32()?,
-            mask: reader.u32()?,
-        })
+        Some(SpeechRequest { slot: reader.u16()?, first: reader.u32()?, mask: reader.u32()? })
     };
     let request = fields().ok_or(DatagramError::Truncated)?;
     if request.mask & 1 == 0 {

@@ -82,14 +82,7 @@ impl Record {
         }
         let bytes = rest.split_to(limits::RECORD_HEADER_BYTES + len);
         let payload = bytes.slice(limits::RECORD_HEADER_BYTES..);
-        Ok(Self {
-            number,
-            clock_us,
-            tick_ms,
-            flags,
-            payload,
-            bytes,
-        })
+        Ok(Self { number, clock_us, tick_ms, flags, payload, bytes })
     }
 }
 
@@ -162,12 +155,7 @@ impl SpeechFrame {
         }
         rest.advance(7);
         let opus = rest.split_to(len);
-        Ok(Self {
-            seq,
-            level: level & 0x7f,
-            voice: level & Self::VOICE != 0,
-            opus,
-        })
+        Ok(Self { seq, level: level & 0x7f, voice: level & Self::VOICE != 0, opus })
     }
 }
 
@@ -217,10 +205,7 @@ pub fn frames(payload: &Bytes) -> Result<Vec<Frame>, DatagramError> {
             return Err(DatagramError::Truncated);
         }
         let slot = rest.get_u16();
-        frames.push(Frame {
-            slot,
-            speech: SpeechFrame::parse(&mut rest)?,
-        });
+        frames.push(Frame { slot, speech: SpeechFrame::parse(&mut rest)? });
     }
     Ok(frames)
 }

@@ -1,0 +1,184 @@
+//! What control and shards say to each other, over bounded queues.
+
+use bytes::Bytes;
+
+use crate::session::SessionKey;
+use crate::wire::{
+    Alternate, Close, Load, Placement, RelayInfo, Role, RoomState, SpeechFrame, SpeechRequest,
+    Subscribed, TickKey,
+};
+
+/// A tick on its way from control to every shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tick {
+    /// Its name.
+    pub key: TickKey,
+    /// The record as it goes on the wire.
+    pub record: Bytes,
+    /// The room's cadence in milliseconds.
+    pub tick_ms: u8,
+    /// Bit i: this node itself still waits for tick `key.number − 1 − i`.
+    pub pending: u32,
+}
+
+/// What a shard tells control.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToControl {
+    /// Someone joins a room that this shard does not have.
+    WantRoom {
+        /// The room's name.
+        room: String,
+    },
+    /// The last session of a room left this shard.
+    RoomIdle {
+        /// The shard.
+        shard: u16,
+        /// The room's name.
+        room: String,
+    },
+    /// A session of the shard is in the room.
+    RoomBusy {
+        /// The shard.
+        shard: u16,
+        /// The room's name.
+        room: String,
+    },
+    /// A stage role wants a slot (at the origin).
+    StageJoin {
+        /// The session.
+        session: SessionKey,
+        /// The room's name.
+        room: String,
+        /// Who it is, by the token.
+        identity: String,
+        /// The name to show.
+        name: String,
+        /// Host, co-host or speaker.
+        role: Role,
+    },
+    /// A stage session ended.
+    StageLeave {
+        /// The session.
+        session: SessionKey,
+    },
+    /// A speaker's frames (at the origin), the newest first.
+    Speech {
+        /// The room's number.
+        room: u32,
+        /// The speaker's slot, which the shard has checked.
+        slot: u16,
+        /// The frames.
+        frames: Vec<SpeechFrame>,
+    },
+    /// A relay registers (at the origin) or becomes a child.
+    RelayJoin {
+        /// The session.
+        session: SessionKey,
+        /// What it says of itself.
+        info: RelayInfo,
+    },
+    /// A relay's load.
+    RelayLoad {
+        /// The session.
+        session: SessionKey,
+        /// The state.
+        load: Load,
+    },
+    /// A relay's session ended.
+    RelayLeave {
+        /// The session.
+        session: SessionKey,
+    },
+    /// What this shard carries, once a second.
+    Totals {
+        /// The shard.
+        shard: u16,
+        /// Listeners.
+        listeners: u32,
+        /// Child relays.
+        children: u32,
+        /// Joins since the last totals.
+        joins: u32,
+    },
+}
+
+/// What control tells a shard.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToShard {
+    /// A room is there, or its epoch or cadence changed.
+    RoomUp(Subscribed),
+    /// A room cannot be had.
+    RoomRefused {
+        /// The room's name.
+        room: String,
+        /// What those who wait for it are told.
+        close: Close,
+    },
+    /// A room that nobody wants is given back; a shard that has someone in it answers
+    /// [`ToControl::RoomBusy`].
+    RoomForget {
+        /// The room's number.
+        room: u32,
+    },
+    /// A room has ended.
+    RoomDown {
+        /// The room's number.
+        room: u32,
+        /// What those who are in it are told.
+        close: Close,
+    },
+    /// The room's document changed.
+    RoomState {
+        /// The room's number.
+        room: u32,
+        /// The document.
+        state: RoomState,
+    },
+    /// How a room's feeds are, for beacons.
+    Feed {
+        /// The newest tick, its number 0 before the first.
+        newest: TickKey,
+        /// Bit i: this node still waits for tick `newest − 1 − i`.
+        pending: u32,
+        /// How long the feeds have been silent, in milliseconds; 0 if they are not.
+        upstream_silent_ms: u32,
+    },
+    /// A stage role has its slot.
+    StageJoined {
+        /// The session.
+        session: SessionKey,
+        /// The room.
+        room: Subscribed,
+        /// The slot.
+        slot: u16,
+        /// Bytes of one frame at most.
+        frame_bytes: u16,
+    },
+    /// A session is closed by control.
+    Close {
+        /// The session.
+        session: SessionKey,
+        /// What it is told.
+        close: Close,
+    },
+    /// The origin asks a speaker for frames.
+    SpeechRequest {
+        /// The session.
+        session: SessionKey,
+        /// What is asked for.
+        request: SpeechRequest,
+    },
+    /// Where a relay is to stand.
+    Placement {
+        /// The relay's session.
+        session: SessionKey,
+        /// Its place.
+        placement: Placement,
+    },
+    /// The origin's public keys: key id and Ed25519 key (base64url).
+    Keys(Vec<(String, String)>),
+    /// Other relays to name to those who join.
+    Alternates(Vec<Alternate>),
+    /// Take no newcomers.
+    Drain,
+}

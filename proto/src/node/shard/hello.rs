@@ -1,0 +1,402 @@
+//! From the hello to the welcome: version, token, role, room, slot.
+
+use std::time::Duration;
+
+use super::{Greeting, NodeShard};
+use crate::fanout::{Class, SessionIx};
+use crate::node::messages::ToControl;
+use crate::session::{SessionKey, State, Step};
+use crate::token::Claims;
+use crate::wire::{
+    ClientMessage, Close, CloseCode, FEATURES, Hello, Load, Role, ServerMessage, Subscribed,
+    VERSION, Welcome,
+};
+use crate::{Time, limits};
+
+impl NodeShard {
+    /// Acts on a control message.
+    pub(super) fn message(
+        &mut self,
+        now: Time,
+        ix: SessionIx,
+        message: ClientMessage,
+    ) -> Result<(), Close> {
+        let state = self.session_mut(ix).map_or(State::Closed, |s| s.state);
+        match (state, message) {
+            (State::Closed, _) => Ok(()),
+            (State::Greeting, ClientMessage::Hello(hello)) => self.hello(now, ix, hello),
+            (State::Greeting, _) => {
+                Err(Close::new(CloseCode::Protocol, "the first message of a session is its hello"))
+            }
+            (_, ClientMessage::Hello(_)) => {
+                Err(Close::new(CloseCode::Protocol, "a session says hello once"))
+            }
+            (_, ClientMessage::Leave) => Err(Close::new(CloseCode::Done, "goodbye")),
+            (_, ClientMessage::Subscribe { room }) => self.subscribe(now, ix, room),
+            (_, ClientMessage::Unsubscribe { room }) => {
+                self.unsubscribe(ix, &room);
+                Ok(())
+            }
+            (_, ClientMessage::Load(load)) => self.load(ix, load),
+            (_, ClientMessage::Unknown) => {
+                self.stats.unknown_messages += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn hello(&mut self, now: Time, ix: SessionIx, hello: Hello) -> Result<(), Close> {
+        check_hello(&hello, self.settings.origin)?;
+        if self.draining {
+            return Err(Close::new(CloseCode::Draining, "this node is draining; go to another"));
+        }
+        let claims = match &hello.token {
+            Some(token) => Some(self.verify(now, token)?),
+            None => None,
+        };
+        if let Some(claims) = &claims {
+            claims_allow(claims, &hello)?;
+        } else if hello.role != Role::Listener
+            && !(hello.role == Role::Relay && self.settings.open_relays)
+        {
+            let reason = format!("the role {} needs a token", hello.role.name());
+            return Err(Close::new(CloseCode::TokenMissing, reason));
+        }
+        if self.listeners + self.children >= self.settings.capacity {
+            let reason = format!("all {} places of this node are taken", self.settings.capacity);
+            return Err(Close::new(CloseCode::Full, reason));
+        }
+        self.authorize(now, ix, hello, claims)
+    }
+
+    /// Verifies a token, or finds it verified before.
+    fn verify(&mut self, now: Time, token: &str) -> Result<Claims, Close> {
+        let unix_s = (self.settings.unix_us_at_zero + now.as_micros()) / 1_000_000;
+        if let Some(claims) = self.tokens.get(token).filter(|claims| claims.exp > unix_s) {
+            return Ok(claims.clone());
+        }
+        let claims = self.verifier.verify(token, unix_s)?;
+        if self.tokens.len() >= limits::TOKEN_CACHE {
+            self.tokens.clear();
+        }
+        self.tokens.insert(token.to_owned(), claims.clone());
+        Ok(claims)
+    }
+
+    fn authorize(
+        &mut self,
+        now: Time,
+        ix: SessionIx,
+        hello: Hello,
+        claims: Option<Claims>,
+    ) -> Result<(), Close> {
+        let anonymous = claims.is_none();
+        let token_expires = claims.as_ref().map(|c| self.time_of(c.exp));
+        let seed = self.settings.seed;
+        let Some(session) = self.session_mut(ix) else {
+            return Ok(());
+        };
+        session.state = session.state.after(Step::Authorize).unwrap_or(State::Closed);
+        session.role = hello.role;
+        let identity = claims.as_ref().map_or_else(
+            || format!("anonymous-{:016x}-{:x}", seed, session.key.generation),
+            |claims| claims.sub.clone(),
+        );
+        let playout =
+            hello.playout_ms.map_or(limits::PLAYOUT, |ms| Duration::from_millis(ms.into()));
+        let greeting = Greeting {
+            room: hello.room.clone(),
+            identity: identity.clone(),
+            playout: playout.min(limits::PLAYOUT_MOST),
+            last: hello.last,
+            anonymous,
+            token_expires,
+        };
+        let key = session.key;
+        session.greeting = Some(Box::new(greeting));
+        let join_by = now + limits::JOIN_DEADLINE;
+        self.deadline(key, Some(token_expires.map_or(join_by, |at| at.min(join_by))));
+        match hello.role {
+            Role::Relay => {
+                self.relay_joined(key, hello, token_expires);
+                Ok(())
+            }
+            role if role.speaks() => {
+                let name = hello.name.or_else(|| claims.and_then(|c| c.name)).unwrap_or_default();
+                let room = hello.room;
+                self.tell(ToControl::StageJoin { session: key, room, identity, name, role });
+                Ok(())
+            }
+            _ => self.listen(now, key),
+        }
+    }
+
+    /// A listener joins at once where the room is there; else it waits for it.
+    fn listen(&mut self, now: Time, key: SessionKey) -> Result<(), Close> {
+        let Some(room) = self.greeting(key).map(|g| g.room.clone()) else {
+            return Ok(());
+        };
+        if let Some(&at) = self.by_name.get(&room) {
+            return self.join_room(now, key, at);
+        }
+        self.wait_for(key, room)
+    }
+
+    /// Puts a session among those who wait for a room, and asks control for the room.
+    pub(super) fn wait_for(&mut self, key: SessionKey, room: String) -> Result<(), Close> {
+        if self.waiting_count >= limits::PENDING_JOINS {
+            return Err(Close::new(CloseCode::Full, "too many wait for rooms that are not here"));
+        }
+        let waiting = self.waiting.entry(room.clone()).or_default();
+        waiting.push(key);
+        self.waiting_count += 1;
+        if waiting.len() == 1 {
+            self.tell(ToControl::WantRoom { room });
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget_waiting(&mut self, room: &str, key: SessionKey) {
+        if let Some(waiting) = self.waiting.get_mut(room) {
+            let before = waiting.len();
+            waiting.retain(|&k| k != key);
+            self.waiting_count -= before - waiting.len();
+            if waiting.is_empty() {
+                self.waiting.remove(room);
+            }
+        }
+    }
+
+    /// Lets a listener in: welcome, place in the fan-out, the last ticks.
+    pub(super) fn join_room(&mut self, now: Time, key: SessionKey, at: usize) -> Result<(), Close> {
+        let Some(room) = self.rooms[at].as_ref().map(|room| room.info.clone()) else {
+            return Ok(());
+        };
+        let Some(session) = self.by_key(key) else {
+            return Ok(());
+        };
+        let Some(greeting) = session.greeting.take() else {
+            return Ok(());
+        };
+        if greeting.anonymous && !room.public {
+            let reason = format!("the room {} is not public; a token is needed", room.name);
+            return Err(Close::new(CloseCode::TokenMissing, reason));
+        }
+        session.state = session.state.after(Step::Join).unwrap_or(State::Closed);
+        let role = session.role;
+        self.deadline(key, greeting.token_expires);
+        self.listeners += 1;
+        self.welcomed(key, role, &greeting.identity, Some(room), None);
+        self.enter_room(now, key.ix, at, Class::Listener);
+        self.replay(now, key.ix, at, greeting.playout, greeting.last);
+        Ok(())
+    }
+
+    /// A stage role has its slot: it hears the room as a listener of the origin.
+    pub(super) fn stage_joined(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        room: &Subscribed,
+        slot: u16,
+        frame_bytes: u16,
+    ) {
+        let Some(&at) = self.by_id.get(&room.id) else {
+            return;
+        };
+        let Some(session) = self.by_key(key) else {
+            return;
+        };
+        let Some(greeting) = session.greeting.take() else {
+            return;
+        };
+        session.state = session.state.after(Step::Join).unwrap_or(State::Closed);
+        session.slot = Some((room.id, slot));
+        let role = session.role;
+        self.deadline(key, greeting.token_expires);
+        self.welcomed(key, role, &greeting.identity, Some(room.clone()), Some((slot, frame_bytes)));
+        self.enter_room(now, key.ix, at, Class::Stage);
+        self.replay(now, key.ix, at, greeting.playout, greeting.last);
+    }
+
+    fn relay_joined(&mut self, key: SessionKey, hello: Hello, expires: Option<Time>) {
+        let Some(session) = self.by_key(key) else {
+            return;
+        };
+        session.state = session.state.after(Step::Join).unwrap_or(State::Closed);
+        session.greeting = None;
+        let info = hello.relay;
+        session.registered = info.is_some();
+        self.children += 1;
+        self.deadline(key, expires);
+        let identity = info.as_ref().map(|info| info.id.clone()).unwrap_or_default();
+        self.welcomed(key, Role::Relay, &identity, None, None);
+        if let Some(info) = info {
+            self.tell(ToControl::RelayJoin { session: key, info });
+        }
+    }
+
+    fn welcomed(
+        &mut self,
+        key: SessionKey,
+        role: Role,
+        identity: &str,
+        room: Option<Subscribed>,
+        slot: Option<(u16, u16)>,
+    ) {
+        self.stats.joined += 1;
+        self.joins += 1;
+        let repair_ms = u32::try_from(limits::REPAIR_DEADLINE.as_millis()).ok();
+        let welcome = Welcome {
+            version: VERSION,
+            features: FEATURES.map(str::to_owned).to_vec(),
+            agent: self.settings.agent.clone(),
+            identity: identity.to_owned(),
+            role,
+            room,
+            slot: slot.map(|(slot, _)| slot),
+            frame_bytes: slot.map(|(_, bytes)| bytes),
+            repair_ms,
+            alternates: if role == Role::Relay { Vec::new() } else { self.alternates.clone() },
+            keys: if role == Role::Relay { self.keys.clone() } else { Vec::new() },
+        };
+        self.send(key.ix, &ServerMessage::Welcome(welcome));
+    }
+
+    /// A child relay asks for a room.
+    fn subscribe(&mut self, now: Time, ix: SessionIx, room: String) -> Result<(), Close> {
+        let Some(session) = self.session_mut(ix) else {
+            return Ok(());
+        };
+        if session.role != Role::Relay {
+            return Err(Close::new(CloseCode::Protocol, "only a relay subscribes"));
+        }
+        if room.len() > limits::NAME_BYTES || session.rooms.len() >= limits::ROOMS_PER_CHILD {
+            return Err(Close::new(CloseCode::Protocol, "too many rooms, or too long a name"));
+        }
+        let key = session.key;
+        match self.by_name.get(&room) {
+            Some(&at) => self.subscribed(now, key, at),
+            None if self.waiting.get(&room).is_some_and(|w| w.contains(&key)) => {}
+            None => self.wait_for(key, room)?,
+        }
+        Ok(())
+    }
+
+    /// A child relay gets a room: its answer, its place in the fan-out, a second of the ring.
+    pub(super) fn subscribed(&mut self, now: Time, key: SessionKey, at: usize) {
+        let Some(room) = self.rooms[at].as_ref().map(|room| room.info.clone()) else {
+            return;
+        };
+        let Some(session) = self.by_key(key) else {
+            return;
+        };
+        let here = session.rooms.iter().any(|membership| membership.room == at);
+        self.send(key.ix, &ServerMessage::Subscribed(room));
+        if !here {
+            self.enter_room(now, key.ix, at, Class::Relay);
+            self.replay(now, key.ix, at, limits::TICK * limits::REPLAY_TICKS, None);
+        }
+    }
+
+    fn unsubscribe(&mut self, ix: SessionIx, room: &str) {
+        let Some(&at) = self.by_name.get(room) else {
+            return;
+        };
+        let Some(session) = self.session_mut(ix) else {
+            return;
+        };
+        if let Some(found) = session.rooms.iter().position(|m| m.room == at) {
+            let membership = session.rooms.swap_remove(found);
+            self.leave_room(membership);
+        }
+    }
+
+    fn load(&mut self, ix: SessionIx, load: Load) -> Result<(), Close> {
+        let Some(session) = self.session_mut(ix) else {
+            return Ok(());
+        };
+        if !session.registered {
+            return Err(Close::new(
+                CloseCode::Protocol,
+                "only a registered relay reports its load",
+            ));
+        }
+        let session = session.key;
+        self.tell(ToControl::RelayLoad { session, load });
+        Ok(())
+    }
+
+    /// Replaces a session's deadline.
+    fn deadline(&mut self, key: SessionKey, new: Option<Time>) {
+        let Some(session) = self.by_key(key) else {
+            return;
+        };
+        let old = std::mem::replace(&mut session.expires, new);
+        if let Some(at) = old {
+            self.deadlines.remove(&(at, key));
+        }
+        if let Some(at) = new {
+            self.deadlines.insert((at, key));
+        }
+    }
+
+    fn greeting(&mut self, key: SessionKey) -> Option<&Greeting> {
+        self.by_key(key).and_then(|session| session.greeting.as_deref())
+    }
+
+    /// The shard's time at a point of the wall clock.
+    fn time_of(&self, unix_s: u64) -> Time {
+        Time::from_micros(
+            (unix_s.saturating_mul(1_000_000)).saturating_sub(self.settings.unix_us_at_zero),
+        )
+    }
+}
+
+/// What can be refused without a token.
+fn check_hello(hello: &Hello, origin: bool) -> Result<(), Close> {
+    if hello.version != VERSION {
+        let reason = format!("protocol version {}; this node speaks {VERSION}", hello.version);
+        return Err(Close::new(CloseCode::Version, reason));
+    }
+    let long = |name: &Option<String>| name.as_ref().is_some_and(|n| n.len() > limits::NAME_BYTES);
+    if hello.room.len() > limits::NAME_BYTES || long(&hello.name) || long(&hello.agent) {
+        let reason = format!("a name is longer than {} bytes", limits::NAME_BYTES);
+        return Err(Close::new(CloseCode::Protocol, reason));
+    }
+    if hello.token.as_ref().is_some_and(|token| token.len() > limits::TOKEN_BYTES) {
+        return Err(Close::new(CloseCode::TokenInvalid, "the token is too long"));
+    }
+    if hello.role.speaks() && !origin {
+        let reason = format!("the role {} joins at the origin, not at a relay", hello.role.name());
+        return Err(Close::new(CloseCode::OriginOnly, reason));
+    }
+    if hello.role != Role::Relay && hello.room.is_empty() {
+        return Err(Close::new(CloseCode::Protocol, "the hello names no room"));
+    }
+    if hello.relay.as_ref().is_some_and(|info| {
+        let parts = [&info.id, &info.address, &info.region];
+        info.id.is_empty() || parts.iter().any(|part| part.len() > limits::NAME_BYTES)
+    }) {
+        return Err(Close::new(
+            CloseCode::Protocol,
+            "the relay's name or address is empty or too long",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a token allows what the hello asks for. A role of the stage may also listen.
+fn claims_allow(claims: &Claims, hello: &Hello) -> Result<(), Close> {
+    let role =
+        claims.role == hello.role || (hello.role == Role::Listener && claims.role != Role::Relay);
+    if !role {
+        let (has, asks) = (claims.role.name(), hello.role.name());
+        let reason = format!("the token is for the role {has}, not for {asks}");
+        return Err(Close::new(CloseCode::TokenRole, reason));
+    }
+    if hello.role != Role::Relay && claims.room != hello.room {
+        return Err(Close::new(CloseCode::TokenRoom, "the token is for another room"));
+    }
+    Ok(())
+}

@@ -1,0 +1,381 @@
+//! A shard's copy of a room: who is in it, its ring, its ticks and beacons.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Fanout, Kind, Membership, NodeShard, Standing};
+use crate::fanout::{Class, Ring, SessionIx, Targets, Variant, Variants};
+use crate::node::messages::{Tick, ToControl};
+use crate::session::{State, Step};
+use crate::wire::{
+    Beacon, Close, Framing, Role, RoomState, ServerMessage, Subscribed, TickKey, beacon_bytes,
+};
+use crate::{Time, limits};
+
+/// A shard's copy of a room.
+pub(super) struct ShardRoom {
+    pub(super) info: Subscribed,
+    pub(super) ring: Ring,
+    targets: Targets,
+    variants: Variants,
+    beacons: [Bytes; Framing::ALL.len()],
+    /// When a tick or a beacon last went out.
+    sent: Time,
+    /// What the feeds are like, as control told it.
+    pending: u32,
+    upstream_silent_ms: u32,
+    announced: u32,
+    state: Option<RoomState>,
+    /// Sessions in the room, live or lagging.
+    members: u32,
+}
+
+impl NodeShard {
+    /// Takes a tick from control: keeps it and builds its datagrams. What is returned is to be
+    /// given to [`Self::fanout`].
+    pub fn handle_tick(&mut self, now: Time, tick: &Tick) -> Option<Fanout> {
+        let at = self.by_id.get(&tick.key.room).copied();
+        let room = at.and_then(|at| self.rooms[at].as_mut());
+        let (Some(at), Some(room)) = (at, room) else {
+            self.stats.drop_foreign_tick += 1;
+            return None;
+        };
+        if room.info.epoch != tick.key.epoch {
+            self.stats.drop_foreign_tick += 1;
+            return None;
+        }
+        self.stats.ticks += 1;
+        let number = tick.key.number;
+        room.ring.insert(number, tick.record.clone());
+        room.info.newest = room.ring.newest();
+        room.info.tick_ms = tick.tick_ms;
+        room.announced = room.announced.max(number);
+        room.pending = tick.pending;
+        room.sent = now;
+        let key = (room.info.id, room.info.epoch, number);
+        let targets = &room.targets;
+        let wanted = |framing, variant| targets.wants(framing, variant);
+        room.variants.build(key, tick.pending, &room.ring, wanted);
+        Some(Fanout { room: at, kind: Kind::Tick, number })
+    }
+
+    /// Whom a tick or a beacon goes to, as slices with the bytes that each slice gets, in the
+    /// order of sending.
+    pub fn fanout(&self, fanout: Fanout) -> impl Iterator<Item = (&[SessionIx], &Bytes)> {
+        let room = self.rooms[fanout.room].as_ref();
+        room.into_iter().flat_map(move |room| {
+            room.targets.lists().map(move |(framing, variant, list)| {
+                let bytes = match fanout.kind {
+                    Kind::Tick => room.variants.datagram(framing, variant),
+                    Kind::Beacon => &room.beacons[framing.index()],
+                };
+                (list, bytes)
+            })
+        })
+    }
+
+    /// The next beacon that is due. To be called until `None` when time has come to
+    /// [`Self::poll_timeout`].
+    pub fn poll_beacon(&mut self, now: Time) -> Option<Fanout> {
+        let due = |room: &ShardRoom| room.beacon_due().is_some_and(|at| at <= now);
+        let at = self.rooms.iter().position(|room| room.as_ref().is_some_and(due))?;
+        let room = self.rooms[at].as_mut()?;
+        room.sent = now;
+        let number = room.ring.newest().max(room.announced);
+        let newest = TickKey { room: room.info.id, epoch: room.info.epoch, number };
+        let (pending, upstream_silent_ms) = (room.pending, room.upstream_silent_ms);
+        let beacon = Beacon { newest, pending, upstream_silent_ms };
+        room.beacons = Framing::ALL.map(|framing| beacon_bytes(framing, &beacon));
+        self.stats.beacons += 1;
+        Some(Fanout { room: at, kind: Kind::Beacon, number })
+    }
+
+    pub(super) fn beacon_due(&self) -> Time {
+        let due = self.rooms.iter().flatten().filter_map(ShardRoom::beacon_due);
+        due.min().unwrap_or(Time::MAX)
+    }
+
+    pub(super) fn room_up(&mut self, now: Time, info: Subscribed) {
+        let at = match self.by_id.get(&info.id) {
+            Some(&at) => {
+                self.room_renewed(at, info);
+                at
+            }
+            None => self.room_made(now, info),
+        };
+        let Some(name) = self.rooms[at].as_ref().map(|room| room.info.name.clone()) else {
+            return;
+        };
+        let Some(waiting) = self.waiting.remove(&name) else {
+            return;
+        };
+        self.waiting_count -= waiting.len();
+        for key in waiting {
+            let role = self.by_key(key).map(|session| session.role);
+            match role {
+                Some(Role::Relay) => self.subscribed(now, key, at),
+                Some(_) => {
+                    if let Err(close) = self.join_room(now, key, at) {
+                        self.close(key.ix, close);
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn room_made(&mut self, now: Time, info: Subscribed) -> usize {
+        let free = self.rooms.iter().position(Option::is_none);
+        let at = free.unwrap_or_else(|| {
+            self.rooms.push(None);
+            self.rooms.len() - 1
+        });
+        self.by_id.insert(info.id, at);
+        self.by_name.insert(info.name.clone(), at);
+        self.rooms[at] = Some(ShardRoom {
+            announced: info.newest,
+            info,
+            ring: Ring::default(),
+            targets: Targets::default(),
+            variants: Variants::default(),
+            beacons: Default::default(),
+            sent: now,
+            pending: 0,
+            upstream_silent_ms: 0,
+            state: None,
+            members: 0,
+        });
+        at
+    }
+
+    /// The room has another epoch or cadence: whoever is in it is told.
+    fn room_renewed(&mut self, at: usize, info: Subscribed) {
+        let Some(room) = self.rooms[at].as_mut() else {
+            return;
+        };
+        if room.info == info {
+            return;
+        }
+        if room.info.epoch != info.epoch {
+            room.ring.clear();
+            room.announced = info.newest;
+            room.pending = 0;
+        }
+        room.info = info.clone();
+        for ix in self.members(at) {
+            self.send(ix, &ServerMessage::Subscribed(info.clone()));
+        }
+    }
+
+    pub(super) fn room_refused(&mut self, name: &str, close: &Close) {
+        let Some(waiting) = self.waiting.remove(name) else {
+            return;
+        };
+        self.waiting_count -= waiting.len();
+        for key in waiting {
+            let Some(role) = self.by_key(key).map(|session| session.role) else {
+                continue;
+            };
+            if role == Role::Relay {
+                let refused = ServerMessage::Refused {
+                    room: name.to_owned(),
+                    code: close.code as u32,
+                    name: close.code.name().to_owned(),
+                    reason: close.reason.clone(),
+                };
+                self.send(key.ix, &refused);
+            } else {
+                self.close(key.ix, close.clone());
+            }
+        }
+    }
+
+    pub(super) fn room_down(&mut self, id: u32, close: &Close) {
+        let Some(&at) = self.by_id.get(&id) else {
+            return;
+        };
+        let Some(name) = self.rooms[at].as_ref().map(|room| room.info.name.clone()) else {
+            return;
+        };
+        for ix in self.members(at) {
+            let Some(session) = self.session_mut(ix) else {
+                continue;
+            };
+            if session.role == Role::Relay {
+                session.rooms.retain(|membership| membership.room != at);
+                let refused = ServerMessage::Refused {
+                    room: name.clone(),
+                    code: close.code as u32,
+                    name: close.code.name().to_owned(),
+                    reason: close.reason.clone(),
+                };
+                self.send(ix, &refused);
+            } else {
+                self.close(ix, close.clone());
+            }
+        }
+        self.drop_room(at);
+    }
+
+    /// Nobody in the whole node is in the room, as far as control knows.
+    pub(super) fn room_forget(&mut self, id: u32) {
+        let Some(&at) = self.by_id.get(&id) else {
+            return;
+        };
+        let Some(room) = self.rooms[at].as_ref() else {
+            return;
+        };
+        if room.members > 0 {
+            let (shard, room) = (self.settings.shard, room.info.name.clone());
+            return self.tell(ToControl::RoomBusy { shard, room });
+        }
+        self.drop_room(at);
+    }
+
+    fn drop_room(&mut self, at: usize) {
+        if let Some(room) = self.rooms[at].take() {
+            self.by_id.remove(&room.info.id);
+            self.by_name.remove(&room.info.name);
+        }
+    }
+
+    pub(super) fn room_state(&mut self, id: u32, state: RoomState) {
+        let Some(&at) = self.by_id.get(&id) else {
+            return;
+        };
+        let Some(room) = self.rooms[at].as_mut() else {
+            return;
+        };
+        room.state = Some(state.clone());
+        let message = ServerMessage::Room(state);
+        for ix in self.members(at) {
+            self.send(ix, &message);
+        }
+    }
+
+    pub(super) fn feed_state(&mut self, newest: TickKey, pending: u32, upstream_silent_ms: u32) {
+        let Some(&at) = self.by_id.get(&newest.room) else {
+            return;
+        };
+        let Some(room) = self.rooms[at].as_mut() else {
+            return;
+        };
+        if room.info.epoch == newest.epoch {
+            room.announced = room.announced.max(newest.number);
+            room.pending = pending;
+            room.upstream_silent_ms = upstream_silent_ms;
+        }
+    }
+
+    /// Takes no newcomers; those inside are told to leave when they can.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        for session in self.sessions.iter_mut().flatten() {
+            if let Some(state) = session.state.after(Step::Drain) {
+                session.state = state;
+            }
+        }
+    }
+
+    /// Puts a session into a room's fan-out, and tells it the room's document.
+    pub(super) fn enter_room(&mut self, _now: Time, ix: SessionIx, at: usize, class: Class) {
+        let Some(framing) = self.session_mut(ix).map(|session| session.framing) else {
+            return;
+        };
+        let Some(room) = self.rooms[at].as_mut() else {
+            return;
+        };
+        let place = room.targets.add(ix, class, framing, Variant::Plain);
+        room.members += 1;
+        let (first, name, state) = (room.members == 1, room.info.name.clone(), room.state.clone());
+        if let Some(session) = self.session_mut(ix) {
+            session.rooms.push(Membership { room: at, standing: Standing::Live(place) });
+        }
+        if let Some(state) = state {
+            self.send(ix, &ServerMessage::Room(state));
+        }
+        if first {
+            self.tell(ToControl::RoomBusy { shard: self.settings.shard, room: name });
+        }
+    }
+
+    /// Takes a session out of a room, wherever it stands.
+    pub(super) fn leave_room(&mut self, membership: Membership) {
+        let at = membership.room;
+        self.off_the_list(membership);
+        let Some(room) = self.rooms[at].as_mut() else {
+            return;
+        };
+        room.members -= 1;
+        if room.members == 0 {
+            let room = room.info.name.clone();
+            self.tell(ToControl::RoomIdle { shard: self.settings.shard, room });
+        }
+    }
+
+    /// Takes a session out of its list; whoever takes its place there is told so.
+    pub(super) fn off_the_list(&mut self, membership: Membership) {
+        let Standing::Live(place) = membership.standing else {
+            return;
+        };
+        let Some(room) = self.rooms[membership.room].as_mut() else {
+            return;
+        };
+        let Some(moved) = room.targets.remove(place) else {
+            return;
+        };
+        if let Some(session) = self.session_mut(moved)
+            && let Some(m) = session.rooms.iter_mut().find(|m| m.room == membership.room)
+        {
+            m.standing = Standing::Live(place);
+        }
+    }
+
+    /// Puts a session that lagged into its list again.
+    pub(super) fn on_the_list(&mut self, ix: SessionIx, at: usize) {
+        let Some(session) = self.session_mut(ix) else {
+            return;
+        };
+        let class = match session.role {
+            Role::Relay => Class::Relay,
+            Role::Listener | Role::Recorder => Class::Listener,
+            Role::Host | Role::CoHost | Role::Speaker => Class::Stage,
+        };
+        let framing = session.framing;
+        let Some(room) = self.rooms[at].as_mut() else {
+            return;
+        };
+        let place = room.targets.add(ix, class, framing, Variant::Plain);
+        if let Some(session) = self.session_mut(ix)
+            && let Some(m) = session.rooms.iter_mut().find(|m| m.room == at)
+        {
+            m.standing = Standing::Live(place);
+        }
+    }
+
+    /// Everyone in a room, live or lagging.
+    fn members(&self, at: usize) -> Vec<SessionIx> {
+        let inside = |session: &&super::Session| {
+            session.state != State::Closed && session.rooms.iter().any(|m| m.room == at)
+        };
+        self.sessions.iter().flatten().filter(inside).map(|session| session.key.ix).collect()
+    }
+
+    /// Members of every room by name, for the node's own view: live and lagging sessions.
+    pub fn room_members(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.rooms.iter().flatten().map(|room| (room.info.name.as_str(), room.members))
+    }
+}
+
+impl ShardRoom {
+    /// When the next beacon is due: twice the cadence after the last tick or beacon.
+    fn beacon_due(&self) -> Option<Time> {
+        if self.targets.is_empty() {
+            return None;
+        }
+        let scale = u32::from(self.info.tick_ms).max(20);
+        let after: Duration = limits::BEACON_AFTER * scale / 20;
+        Some(self.sent + after)
+    }
+}

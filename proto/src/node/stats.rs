@@ -1,0 +1,96 @@
+//! What a shard counted: every drop by its cause.
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: u64,)*
+        }
+
+        impl $name {
+            /// Every counter by its name.
+            pub fn entries(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($field), self.$field),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// What a shard counted since it started.
+    ShardStats {
+        /// Sessions that joined, in any role.
+        joined,
+        /// Sessions that left or were closed.
+        left,
+        /// Ticks handed to this shard.
+        ticks,
+        /// Datagrams that the fan-out offered to connections.
+        offered,
+        /// Ticks of another epoch than the room's, or of a room that this shard does not have.
+        drop_foreign_tick,
+        /// Ticks that a lagging session skipped because they were stale.
+        drop_stale,
+        /// Late-join and replay datagrams that were shed because the connection was busy.
+        drop_replay_shed,
+        /// Beacons sent.
+        beacons,
+        /// Ticks sent as answers to repair requests.
+        repaired,
+        /// Repair requests for a tick that is not kept, or pending here.
+        drop_repair_unknown,
+        /// Repair requests beyond a child's budget.
+        drop_repair_budget,
+        /// Datagrams that break the protocol.
+        drop_bad_datagram,
+        /// Datagrams of a session that may not send them.
+        drop_unauthorised,
+        /// Speech in a slot that is not the speaker's.
+        drop_forged_slot,
+        /// Speech beyond a session's datagram budget.
+        drop_speech_budget,
+        /// Control messages that this release does not know.
+        unknown_messages,
+        /// Hellos refused, for whatever reason.
+        refused,
+        /// Messages to control that did not fit into the queue.
+        drop_to_control,
+    }
+}
+
+counters! {
+    /// What control counted since it started.
+    ControlStats {
+        /// Ticks passed on to the shards.
+        ticks,
+        /// Second copies of a tick, from the other parent.
+        duplicate,
+        /// Ticks that came when they were given up already.
+        drop_late,
+        /// Ticks further ahead than an honest parent can be.
+        drop_too_far_ahead,
+        /// Two different copies of one tick: one parent forges.
+        conflict,
+        /// Ticks asked for.
+        repair_requested,
+        /// Ticks that came after they were asked for.
+        repaired,
+        /// Ticks given up.
+        lost,
+        /// Ticks of a room or an epoch that this node does not follow.
+        drop_foreign_tick,
+        /// Datagrams of a parent that break the protocol.
+        drop_bad_datagram,
+        /// Messages of a parent that break the protocol or that this release does not know.
+        bad_messages,
+        /// Rooms refused because the table is full.
+        drop_room_table,
+        /// Times that an uplink was opened.
+        uplinks_opened,
+        /// Times that an uplink was lost.
+        uplinks_lost,
+        /// Messages from children about a session that is gone.
+        stale_messages,
+    }
+}
