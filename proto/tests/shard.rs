@@ -1,0 +1,312 @@
+//! The shard's machine, driven by hand.
+
+use bytes::Bytes;
+use stentor_proto::fanout::SessionIx;
+use stentor_proto::node::{NodeShard, ShardEffect, ShardSettings, Tick, ToControl, ToShard};
+use stentor_proto::token::Verifier;
+use stentor_proto::wire::{
+    ClientMessage, Close, CloseCode, ControlDecoder, Datagram, Framing, Hello, RepairRequest, Role,
+    ServerMessage, SpeechFrame, Subscribed, TickFlags, TickKey, encode_control, record_bytes,
+    repair_bytes, speech_bytes,
+};
+use stentor_proto::{Time, limits};
+
+struct Bench {
+    shard: NodeShard,
+    now: Time,
+}
+
+fn room(id: u32, name: &str) -> Subscribed {
+    Subscribed {
+        name: name.into(),
+        id,
+        title: String::new(),
+        public: true,
+        epoch: 1,
+        newest: 0,
+        tick_ms: 20,
+        redundancy: 2,
+    }
+}
+
+fn hello(role: Role, room: &str) -> Hello {
+    Hello {
+        version: 1,
+        features: Vec::new(),
+        role,
+        room: room.into(),
+        token: None,
+        name: None,
+        agent: None,
+        playout_ms: Some(100),
+        last: None,
+        relay: None,
+    }
+}
+
+fn listener() -> Hello {
+    hello(Role::Listener, "hall")
+}
+
+impl Bench {
+    fn new() -> Self {
+        let settings = ShardSettings {
+            shard: 0,
+            origin: true,
+            agent: "test".into(),
+            capacity: 10,
+            open_relays: true,
+            unix_us_at_zero: 1_700_000_000_000_000,
+            seed: 7,
+        };
+        let now = Time::from_millis(1_000);
+        Self { shard: NodeShard::new(settings, Verifier::default(), now), now }
+    }
+
+    /// A shard that has the room.
+    fn with_room() -> Self {
+        let mut bench = Self::new();
+        bench.shard.handle_message(bench.now, ToShard::RoomUp(room(1, "hall")));
+        bench.effects();
+        bench
+    }
+
+    fn effects(&mut self) -> Vec<ShardEffect> {
+        std::iter::from_fn(|| self.shard.poll_effect()).collect()
+    }
+
+    fn say(&mut self, ix: u32, message: &ClientMessage) -> Vec<ShardEffect> {
+        self.shard.handle_control(self.now, SessionIx(ix), &encode_control(message));
+        self.effects()
+    }
+
+    /// A session that has said hello.
+    fn open(&mut self, ix: u32, hello: Hello) -> Vec<ShardEffect> {
+        self.shard.handle_open(self.now, SessionIx(ix), Framing::Quic);
+        self.say(ix, &ClientMessage::Hello(hello))
+    }
+
+    /// A tick, and who gets it with which bytes.
+    fn tick(&mut self, number: u32) -> Vec<(u32, Bytes)> {
+        let record = record_bytes(number, 5, 20, TickFlags::default(), &[0; 40]);
+        let key = TickKey { room: 1, epoch: 1, number };
+        let tick = Tick { key, record, tick_ms: 20, pending: 0 };
+        let Some(fanout) = self.shard.handle_tick(self.now, &tick) else { return Vec::new() };
+        let lists = self.shard.fanout(fanout);
+        lists.flat_map(|(list, bytes)| list.iter().map(|ix| (ix.0, bytes.clone()))).collect()
+    }
+
+    fn repair(&mut self, ix: u32, first: u32, mask: u32) -> Vec<u32> {
+        let first = TickKey { room: 1, epoch: 1, number: first };
+        let bytes = repair_bytes(Framing::Quic, &RepairRequest { first, mask });
+        self.shard.handle_datagram(self.now, SessionIx(ix), bytes);
+        self.effects().iter().flat_map(numbers).collect()
+    }
+}
+
+/// The ticks in a datagram effect.
+fn numbers(effect: &ShardEffect) -> Vec<u32> {
+    let ShardEffect::SendDatagram { bytes, .. } = effect else { return Vec::new() };
+    match Datagram::parse(bytes.clone()).unwrap() {
+        Datagram::Ticks { records, .. } => records.iter().map(|r| r.number).collect(),
+        other => panic!("not ticks: {other:?}"),
+    }
+}
+
+fn messages(effects: &[ShardEffect]) -> Vec<ServerMessage> {
+    let mut decoder = ControlDecoder::default();
+    for effect in effects {
+        if let ShardEffect::SendControl { bytes, .. } = effect {
+            decoder.push(bytes);
+        }
+    }
+    std::iter::from_fn(|| decoder.next_message().unwrap()).collect()
+}
+
+fn closed_with(effects: &[ShardEffect]) -> Option<CloseCode> {
+    effects.iter().find_map(|effect| match effect {
+        ShardEffect::Close { close, .. } => Some(close.code),
+        _ => None,
+    })
+}
+
+#[test]
+fn the_first_listener_waits_for_the_room_and_the_second_does_not() {
+    let mut bench = Bench::new();
+    let effects = bench.open(0, listener());
+    let want = ShardEffect::ToControl(ToControl::WantRoom { room: "hall".into() });
+    assert_eq!(effects, [want]);
+    bench.shard.handle_message(bench.now, ToShard::RoomUp(room(1, "hall")));
+    let effects = bench.effects();
+    assert!(matches!(messages(&effects)[..], [ServerMessage::Welcome(_)]));
+    let effects = bench.open(1, listener());
+    assert!(matches!(messages(&effects)[..], [ServerMessage::Welcome(_)]));
+    assert_eq!(bench.shard.carried(), (2, 0, 2));
+}
+
+#[test]
+fn a_tick_goes_to_everyone_as_the_same_bytes_and_relays_come_first() {
+    let mut bench = Bench::with_room();
+    for ix in 0..3 {
+        bench.open(ix, listener());
+    }
+    bench.open(3, hello(Role::Relay, ""));
+    bench.say(3, &ClientMessage::Subscribe { room: "hall".into() });
+    let sent = bench.tick(1);
+    let order: Vec<u32> = sent.iter().map(|(ix, _)| *ix).collect();
+    assert_eq!(order, [3, 0, 1, 2]);
+    let first = sent[0].1.as_ptr();
+    assert!(sent.iter().all(|(_, bytes)| bytes.as_ptr() == first), "one copy for all");
+}
+
+#[test]
+fn a_late_listener_gets_its_playout_target_of_the_ring_at_once() {
+    let mut bench = Bench::with_room();
+    for number in 1..=30 {
+        bench.tick(number);
+    }
+    let effects = bench.open(0, listener());
+    let burst: Vec<u32> = effects.iter().flat_map(numbers).collect();
+    assert_eq!(burst, [26, 27, 28, 29, 30], "100 ms at 20 ms");
+    let effects = bench.open(1, Hello { last: Some((1, 10)), ..listener() });
+    let burst: Vec<u32> = effects.iter().flat_map(numbers).collect();
+    assert_eq!(burst, (11..=30).collect::<Vec<u32>>(), "all that followed the last tick it had");
+    let datagrams = effects.iter().filter(|e| matches!(e, ShardEffect::SendDatagram { .. }));
+    assert!(datagrams.count() <= 2, "packed into few datagrams");
+}
+
+#[test]
+fn a_busy_session_is_served_from_the_ring_and_skips_what_is_stale() {
+    let mut bench = Bench::with_room();
+    bench.open(0, listener());
+    bench.open(1, listener());
+    bench.tick(1);
+    bench.shard.handle_busy(SessionIx(0), 1);
+    let others: Vec<u32> = (2..=40).flat_map(|n| bench.tick(n)).map(|(ix, _)| ix).collect();
+    assert_eq!(others, [1; 39], "the other session notices nothing");
+    let mut got = Vec::new();
+    while let Some((number, _)) = bench.shard.handle_ready(SessionIx(0)) {
+        got.push(number);
+    }
+    assert_eq!(got, (30..=40).collect::<Vec<u32>>(), "200 ms, and no more");
+    assert_eq!(bench.shard.stats().drop_stale, 29);
+    assert_eq!(bench.tick(41).len(), 2, "it is in the fan-out again");
+}
+
+#[test]
+fn repair_is_answered_from_the_ring_within_a_budget() {
+    let mut bench = Bench::with_room();
+    bench.open(0, listener());
+    for number in 1..=40 {
+        bench.tick(number);
+    }
+    assert_eq!(bench.repair(0, 7, 0b101), [7, 9]);
+    assert_eq!(bench.repair(0, 99, 1), [0u32; 0], "a tick that is not here");
+    let hostile: usize = (0..100).map(|_| bench.repair(0, 1, u32::MAX).len()).sum();
+    assert!(hostile <= limits::REPAIRS_PER_S as usize, "no amplification: {hostile}");
+    assert!(bench.shard.stats().drop_repair_budget > 0);
+}
+
+#[test]
+fn who_breaks_the_protocol_is_closed_by_name() {
+    let cases: [(ClientMessage, CloseCode); 4] = [
+        (ClientMessage::Leave, CloseCode::Protocol),
+        (ClientMessage::Hello(Hello { version: 9, ..listener() }), CloseCode::Version),
+        (ClientMessage::Hello(hello(Role::Speaker, "hall")), CloseCode::TokenMissing),
+        (ClientMessage::Hello(hello(Role::Listener, "")), CloseCode::Protocol),
+    ];
+    for (message, code) in cases {
+        let mut bench = Bench::with_room();
+        bench.shard.handle_open(bench.now, SessionIx(0), Framing::Quic);
+        assert_eq!(closed_with(&bench.say(0, &message)), Some(code));
+        bench.shard.handle_closed(bench.now, SessionIx(0));
+        assert_eq!(bench.shard.carried(), (0, 0, 0));
+    }
+}
+
+#[test]
+fn silence_after_the_handshake_and_floods_end_the_session() {
+    let mut bench = Bench::new();
+    bench.shard.handle_open(bench.now, SessionIx(0), Framing::Quic);
+    bench.now += limits::HELLO_DEADLINE;
+    assert!(bench.shard.poll_timeout() <= bench.now);
+    bench.shard.handle_timeout(bench.now);
+    assert_eq!(closed_with(&bench.effects()), Some(CloseCode::NoHello));
+
+    let mut bench = Bench::with_room();
+    bench.open(1, listener());
+    let flood = (0..100).flat_map(|_| bench.say(1, &ClientMessage::Unknown)).collect::<Vec<_>>();
+    assert_eq!(closed_with(&flood), Some(CloseCode::TooManyMessages));
+
+    bench.open(2, listener());
+    let mut garbage = Vec::new();
+    for _ in 0..100 {
+        let bytes = Bytes::from_static(b"\x63garbage");
+        bench.shard.handle_datagram(bench.now, SessionIx(2), bytes);
+        garbage.extend(bench.effects());
+    }
+    assert_eq!(closed_with(&garbage), Some(CloseCode::TooManyBadDatagrams));
+    assert_eq!(bench.tick(1), [], "the closed are out of the fan-out");
+}
+
+#[test]
+fn a_listener_cannot_speak() {
+    let mut bench = Bench::with_room();
+    bench.open(0, listener());
+    let frame = SpeechFrame { seq: 1, level: 0, voice: true, opus: Bytes::from_static(&[8, 0]) };
+    let bytes = speech_bytes(Framing::Quic, 1, [&frame].into_iter());
+    bench.shard.handle_datagram(bench.now, SessionIx(0), bytes);
+    assert_eq!(bench.effects(), []);
+    assert_eq!(bench.shard.stats().drop_unauthorised, 1);
+}
+
+#[test]
+fn the_node_takes_no_more_than_its_capacity() {
+    let mut bench = Bench::with_room();
+    for ix in 0..10 {
+        assert_eq!(closed_with(&bench.open(ix, listener())), None);
+    }
+    assert_eq!(closed_with(&bench.open(10, listener())), Some(CloseCode::Full));
+    bench.shard.handle_closed(bench.now, SessionIx(3));
+    assert_eq!(closed_with(&bench.open(3, listener())), None);
+}
+
+#[test]
+fn a_beacon_follows_the_last_tick_when_nothing_else_does() {
+    let mut bench = Bench::with_room();
+    bench.open(0, listener());
+    bench.tick(1);
+    assert!(bench.shard.poll_beacon(bench.now).is_none());
+    bench.now += limits::BEACON_AFTER;
+    assert!(bench.shard.poll_timeout() <= bench.now);
+    let fanout = bench.shard.poll_beacon(bench.now).unwrap();
+    let (list, bytes) = bench.shard.fanout(fanout).next().unwrap();
+    assert_eq!(list, [SessionIx(0)]);
+    match Datagram::parse(bytes.clone()).unwrap() {
+        Datagram::Beacon(beacon) => assert_eq!(beacon.newest.number, 1),
+        other => panic!("not a beacon: {other:?}"),
+    }
+    assert!(bench.shard.poll_beacon(bench.now).is_none());
+}
+
+#[test]
+fn a_room_that_cannot_be_had_is_refused_by_name() {
+    let mut bench = Bench::new();
+    bench.open(0, hello(Role::Listener, "nowhere"));
+    let close = Close::new(CloseCode::NoRoom, "there is no room nowhere");
+    bench.shard.handle_message(bench.now, ToShard::RoomRefused { room: "nowhere".into(), close });
+    let effects = bench.effects();
+    assert_eq!(closed_with(&effects), Some(CloseCode::NoRoom));
+    assert!(matches!(messages(&effects)[..], [ServerMessage::Closing { code: 0x30, .. }]));
+}
+
+#[test]
+fn ticks_of_another_epoch_do_not_pass() {
+    let mut bench = Bench::with_room();
+    bench.open(0, listener());
+    let record = record_bytes(1, 5, 20, TickFlags::default(), &[0]);
+    let key = TickKey { room: 1, epoch: 2, number: 1 };
+    let tick = Tick { key, record, tick_ms: 20, pending: 0 };
+    assert!(bench.shard.handle_tick(bench.now, &tick).is_none());
+    assert_eq!(bench.shard.stats().drop_foreign_tick, 1);
+}
