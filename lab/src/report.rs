@@ -1,0 +1,163 @@
+//! What every measurement prints: one JSON object on standard output, with where it was made.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// One measurement's figures, in the order in which they were given.
+#[derive(Debug)]
+pub struct Report {
+    started: Instant,
+    fields: Map<String, Value>,
+}
+
+/// The median of several rounds and their extremes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Spread {
+    /// The median.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+impl Report {
+    /// A report whose `seconds` count from this moment.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { started: Instant::now(), fields: Map::new() }
+    }
+
+    /// Adds a field. A figure that is not a number becomes 0: no field is NaN or null.
+    pub fn set(&mut self, name: &str, value: impl Into<Value>) {
+        let value = match value.into() {
+            Value::Null => Value::from(0),
+            Value::Number(n) => match n.as_f64() {
+                Some(f) if n.is_f64() => Value::from((f * 1_000.0).round() / 1_000.0),
+                _ => Value::Number(n),
+            },
+            other => other,
+        };
+        self.fields.insert(name.to_owned(), value);
+    }
+
+    /// Adds a figure with its spread, as `name`, `name_min` and `name_max`.
+    pub fn spread(&mut self, name: &str, spread: Spread) {
+        self.set(name, spread.median);
+        self.set(&format!("{name}_min"), spread.min);
+        self.set(&format!("{name}_max"), spread.max);
+    }
+
+    /// The whole object, with `commit`, `cores`, `kernel` and `seconds`.
+    #[must_use]
+    pub fn finish(mut self) -> Value {
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.set("commit", env!("STENTOR_COMMIT"));
+        self.set("cores", std::thread::available_parallelism().map_or(1, usize::from));
+        self.set("kernel", kernel());
+        self.set("seconds", seconds);
+        Value::Object(self.fields)
+    }
+
+    /// Writes the object to standard output.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn print(self) -> std::io::Result<()> {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{:#}", self.finish())?;
+        out.flush()
+    }
+}
+
+impl Spread {
+    /// The median and the extremes of `rounds`; zeros where there are none.
+    #[must_use]
+    pub fn of(rounds: &[f64]) -> Self {
+        let mut sorted: Vec<f64> = rounds.iter().copied().filter(|f| f.is_finite()).collect();
+        sorted.sort_by(f64::total_cmp);
+        let Some((&min, &max)) = sorted.first().zip(sorted.last()) else { return Self::default() };
+        let middle = sorted.len() / 2;
+        let median = if sorted.len().is_multiple_of(2) {
+            f64::midpoint(sorted[middle - 1], sorted[middle])
+        } else {
+            sorted[middle]
+        };
+        Self { median, min, max }
+    }
+}
+
+/// The value below which `share` (0 to 1) of the samples lie; 0 without samples.
+#[must_use]
+pub fn quantile(samples: &mut [f64], share: f64) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    let last = samples.len().saturating_sub(1) as f64;
+    samples.get((last * share).round() as usize).copied().unwrap_or(0.0)
+}
+
+/// Writes one JSON line for each event, for those who analyse further.
+#[derive(Debug)]
+pub struct Events {
+    out: Option<BufWriter<File>>,
+}
+
+impl Events {
+    /// Events to `path`, or nowhere.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn to(path: Option<&Path>) -> std::io::Result<Self> {
+        Ok(Self { out: path.map(File::create).transpose()?.map(BufWriter::new) })
+    }
+
+    /// Writes one event.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&mut self, event: &Value) -> std::io::Result<()> {
+        match &mut self.out {
+            Some(out) => writeln!(out, "{event}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn kernel() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| std::env::consts::OS.to_owned(), |text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_field_is_nan_or_null_and_every_report_says_where_it_was_made() {
+        let mut report = Report::start();
+        report.set("nan", f64::NAN);
+        report.set("null", Value::Null);
+        report.set("third", 1.0 / 3.0);
+        report.spread("x", Spread::of(&[3.0, 1.0, 2.0]));
+        let value = report.finish();
+        let object = value.as_object().unwrap();
+        assert!(object.values().all(|v| !v.is_null()));
+        assert_eq!(value["third"], 0.333);
+        assert_eq!((&value["x"], &value["x_min"], &value["x_max"]), (&2.0.into(), &1.0.into(), &3.0.into()));
+        for name in ["commit", "cores", "kernel", "seconds"] {
+            assert!(object.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn quantiles_lie_within_the_samples() {
+        let mut samples = [5.0, 1.0, 3.0, 2.0, 4.0];
+        assert_eq!(quantile(&mut samples, 0.5), 3.0);
+        assert_eq!(quantile(&mut samples, 0.99), 5.0);
+        assert_eq!(quantile(&mut [], 0.5), 0.0);
+    }
+}
