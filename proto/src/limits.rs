@@ -67,6 +67,37 @@ pub const CLOSE_APART: Duration = Duration::from_millis(15);
 pub const SURPLUS_WAIT: Duration = Duration::from_millis(60);
 /// The origin asks a speaker for a missing frame for this long.
 pub const FIRST_HOP_REPAIR: Duration = Duration::from_millis(60);
+/// What a speaker's frame rate may exceed [`FRAMES_PER_S`] by over a long time (per mille): its
+/// clock and ours differ.
+pub const FRAME_RATE_MARGIN_PERMILLE: u32 = 10;
+/// Frames behind a speaker's newest that are told apart as had, missing or lost (one `u64`).
+pub const SEQ_WINDOW: u32 = 64;
+/// A frame number further than this from a speaker's newest is not a gap but another count
+/// (frames; 5 s).
+pub const SEQ_AHEAD: u32 = 250;
+/// Datagrams in a row that a new count must show before it is taken for the speaker's own: as many
+/// as one datagram repeats, so that a restart costs no frame.
+pub const SEQ_JUMP_PROOFS: u8 = 3;
+/// Earlier frames that a speech datagram carries where they fit.
+pub const EARLIER_FRAMES: u32 = 2;
+/// Missing frames of one speaker that the origin keeps asking for (two answers).
+pub const FIRST_HOP_MISSING: usize = 2 * FRAMES_PER_SPEECH;
+/// Requests for one missing frame at most.
+pub const FIRST_HOP_TRIES: u8 = 3;
+/// A request that has brought nothing is repeated after this: a second one is answered within
+/// [`FIRST_HOP_REPAIR`] even at a round trip of 45 ms.
+pub const FIRST_HOP_RETRY: Duration = Duration::from_millis(15);
+/// A gap that a following datagram may still fill becomes a request after this at the latest:
+/// one frame's time and 5 ms of jitter.
+pub const FIRST_HOP_PATIENCE: Duration = Duration::from_millis(25);
+/// Frames of one speaker that wait for a tick at most: [`FRAME_BURST`], what comes within
+/// [`SURPLUS_WAIT`], and [`PRE_ROLL`], rounded up.
+pub const PENDING_FRAMES: usize = 16;
+/// An Opus packet of at most this many bytes says that a pause begins (DTX, RFC 6716 section 2.1.9;
+/// the size is what libopus documents for `opus_encode`).
+pub const PAUSE_BYTES: usize = 2;
+/// Ticks that a room keeps for a caller that does not poll.
+pub const TICKS_UNPOLLED: usize = 8;
 /// Microphones in one room.
 pub const SLOTS_PER_ROOM: usize = 64;
 /// Speakers in one tick by default.
@@ -75,11 +106,31 @@ pub const AUDIBLE: usize = 3;
 pub const AUDIBLE_MOST: usize = 16;
 /// Frames kept from before someone becomes audible.
 pub const PRE_ROLL: usize = 2;
-/// Heartbeat ticks follow the last speech after these, then every [`HEARTBEAT_EVERY`].
+/// Voiced frames in a row before someone becomes audible; fewer than [`PRE_ROLL`] and one, so that
+/// no voiced frame is cut off.
+pub const AUDIBLE_ATTACK: u8 = 2;
+/// Someone audible keeps the place this long after the last voiced frame: a pause between words.
+pub const AUDIBLE_HOLD: Duration = Duration::from_millis(400);
+/// A challenger must be louder than the quietest audible speaker by this (dB) …
+pub const CHALLENGE_DB: u8 = 6;
+/// … for this many voiced frames in a row (200 ms).
+pub const CHALLENGE_FRAMES: u8 = 10;
+/// Heartbeat ticks follow the end of speech after these, then every [`HEARTBEAT_EVERY`].
+///
+/// Speech ends a tick's length after the tick that holds it closed: a speaker whose next frame is
+/// a little late is not taken for silent.
 pub const HEARTBEATS: [Duration; 3] =
     [Duration::from_millis(20), Duration::from_millis(40), Duration::from_millis(80)];
 /// The steady spacing of heartbeat ticks in silence.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
+/// Bytes of a room's document at most as JSON: a control message less its envelope and the digits
+/// that its counters may grow by. 64 slots of 128-byte names exceed it, so the document is measured
+/// at each join.
+pub const ROOM_DOCUMENT_BYTES: usize = CONTROL_BYTES - 128;
+
+const _: () = assert!((AUDIBLE_ATTACK as usize) <= PRE_ROLL + 1);
+const _: () = assert!(FRAME_BURST as usize + 3 + PRE_ROLL <= PENDING_FRAMES);
+const _: () = assert!(SEQ_WINDOW == u64::BITS && FIRST_HOP_MISSING < SEQ_WINDOW as usize);
 
 // --- Delivery --------------------------------------------------------------------------------
 
