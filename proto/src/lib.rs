@@ -16,6 +16,7 @@ pub mod node;
 pub mod receive;
 pub mod room;
 pub mod session;
+pub mod speech;
 mod time;
 pub mod token;
 pub mod tree;

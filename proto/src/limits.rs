@@ -24,6 +24,10 @@ pub const DATAGRAM_HEADER_BYTES: usize = 16;
 pub const RECORD_HEADER_BYTES: usize = 16;
 /// Bytes of a frame's header within a tick's payload.
 pub const FRAME_HEADER_BYTES: usize = 9;
+/// Bytes of a speech datagram before its frames.
+pub const SPEECH_HEADER_BYTES: usize = 5;
+/// Bytes of a frame's header within a speech datagram.
+pub const SPEECH_FRAME_HEADER_BYTES: usize = 7;
 /// Tick records in one datagram: a live one holds at most 3, a replay packs more.
 pub const RECORDS_PER_DATAGRAM: usize = 32;
 /// Earlier ticks that a live datagram carries at most.
@@ -41,6 +45,8 @@ pub const TICKS_AHEAD: u32 = 250;
 
 const _: () = assert!(RECORD_HEADER_BYTES + 1 + FRAME_HEADER_BYTES + FRAME_BYTES <= RECORD_BYTES);
 const _: () = assert!(DATAGRAM_BYTES < PEER_DATAGRAM_BYTES);
+const _: () =
+    assert!(SPEECH_HEADER_BYTES + SPEECH_FRAME_HEADER_BYTES + FRAME_BYTES <= DATAGRAM_BYTES);
 
 // --- Control stream --------------------------------------------------------------------------
 

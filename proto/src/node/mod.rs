@@ -1,4 +1,4 @@
-//! The two machines of a node: control and [`NodeShard`].
+//! The two machines of a node: [`NodeControl`] and [`NodeShard`].
 //!
 //! ```text
 //!   speakers ─▶ NodeShard ─ToControl─▶ NodeControl ─Tick─▶ every NodeShard ─▶ children, listeners
@@ -10,10 +10,18 @@
 //! path returns values ([`NodeShard::handle_tick`], [`NodeShard::fanout`]); only control effects
 //! are queued.
 
+mod control;
 mod messages;
+mod origin;
+mod relay;
 mod shard;
 mod stats;
+mod view;
 
+pub use control::{ControlEffect, LinkId, NodeControl};
 pub use messages::{Tick, ToControl, ToShard};
+pub use origin::{OriginControl, OriginSettings, RoomSetup};
+pub use relay::{RelayControl, RelaySettings};
 pub use shard::{Fanout, NodeShard, ShardEffect, ShardSettings};
 pub use stats::{ControlStats, ShardStats};
+pub use view::{NodeView, ParentView, RelayView, RoomView};

@@ -184,6 +184,7 @@ impl Room {
     pub fn set_muted(&mut self, now: Time, slot: u16, muted: bool) {
         self.handle_timeout(now);
         self.audible.set_muted(self.now, slot, muted);
+        self.stage.set_muted(slot, muted);
         if let Some(speaker) = self.speakers.get_mut(&slot).filter(|_| muted) {
             let dropped = speaker.pre_roll.len() + self.collector.clear(slot);
             speaker.pre_roll.clear();

@@ -49,6 +49,7 @@ impl Stage {
             identity: identity.to_owned(),
             name: cut(name).to_owned(),
             role,
+            muted: false,
         });
         if self.is_too_large() {
             self.state.stage.pop();
@@ -69,6 +70,14 @@ impl Stage {
         let left = self.state.stage.len() < before;
         self.state.version += u64::from(left);
         left
+    }
+
+    pub(super) fn set_muted(&mut self, slot: u16, muted: bool) {
+        let entry = self.state.stage.iter_mut().find(|entry| entry.slot == slot);
+        if let Some(entry) = entry.filter(|entry| entry.muted != muted) {
+            entry.muted = muted;
+            self.state.version += 1;
+        }
     }
 
     pub(super) fn set_listeners(&mut self, listeners: u64) {

@@ -281,6 +281,9 @@ pub struct StageEntry {
     pub name: String,
     /// Host, co-host or speaker.
     pub role: Role,
+    /// Whether the microphone is muted.
+    #[serde(default)]
+    pub muted: bool,
 }
 
 /// Where the origin wants a relay to stand.
@@ -309,8 +312,8 @@ pub struct Parent {
 /// Encodes a message with its length prefix (16-bit, big-endian).
 ///
 /// # Panics
-/// When the message is larger than [`limits::CONTROL_BYTES`], which the limits on names, slots
-/// and lists exclude.
+/// When the message is larger than [`limits::CONTROL_BYTES`], which the limits on names and lists
+/// exclude; a room's document is measured before someone joins the stage.
 #[must_use]
 pub fn encode_control<M: Serialize>(message: &M) -> Bytes {
     let json = serde_json::to_vec(message).expect("control messages hold only plain data");

@@ -1,0 +1,442 @@
+//! Control of an origin: rooms, the stage, the planner.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::control::ControlEffect;
+use super::messages::{Tick, ToControl, ToShard};
+use super::stats::ControlStats;
+use super::view::{NodeView, RelayView, RoomView};
+use crate::room::{Profile, Room, RoomSettings};
+use crate::session::SessionKey;
+use crate::tree::{Planner, PlannerSettings, Sums};
+use crate::wire::{Close, CloseCode, Load, RelayInfo, Role, SpeechFrame};
+use crate::{Time, limits};
+
+/// What an origin's control is told when it starts.
+#[derive(Clone, Debug)]
+pub struct OriginSettings {
+    /// The node's name.
+    pub name: String,
+    /// The rooms that exist from the start.
+    pub rooms: Vec<RoomSetup>,
+    /// What a room looks like that is made by the first one to join it; `None`: none is made.
+    pub first_use: Option<RoomSetup>,
+    /// The tree's settings.
+    pub planner: PlannerSettings,
+    /// The epoch of every room: higher than in any former life of this origin.
+    pub epoch: u32,
+    /// Listeners that the origin itself may carry, for its readiness.
+    pub capacity: u32,
+    /// The public keys that relays are told: key id and Ed25519 key (base64url).
+    pub keys: Vec<(String, String)>,
+    /// The wall clock at [`Time::ZERO`]: microseconds since the Unix epoch.
+    pub unix_us_at_zero: u64,
+}
+
+/// A room as it is configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoomSetup {
+    /// Its name.
+    pub name: String,
+    /// Its title.
+    pub title: String,
+    /// Whether anonymous listeners are admitted.
+    pub public: bool,
+    /// What speakers may send.
+    pub profile: Profile,
+    /// How many speakers are audible at once.
+    pub audible: usize,
+    /// The cadence in milliseconds.
+    pub tick_ms: u8,
+}
+
+struct OriginRoom {
+    room: Room,
+    /// Who holds which slot.
+    stage: BTreeMap<u16, SessionKey>,
+    /// The version of the document that the shards have.
+    told: u64,
+}
+
+/// Control of an origin.
+pub struct OriginControl {
+    settings: OriginSettings,
+    rooms: BTreeMap<u32, OriginRoom>,
+    names: BTreeMap<String, u32>,
+    next_room: u32,
+    /// Stage sessions: their room and slot.
+    stage: BTreeMap<SessionKey, (u32, u16)>,
+    planner: Planner,
+    relays: BTreeMap<SessionKey, String>,
+    sessions: BTreeMap<String, SessionKey>,
+    sums: Sums,
+    totals: BTreeMap<u16, (u32, u32)>,
+    draining: bool,
+    ticks: VecDeque<Tick>,
+    /// How long ticks collected, in microseconds, for the shell's histogram.
+    collected: VecDeque<(u32, u8)>,
+    effects: VecDeque<ControlEffect>,
+    stats: ControlStats,
+}
+
+impl OriginControl {
+    /// An origin with its configured rooms.
+    ///
+    /// # Errors
+    /// When a configured room breaks a limit.
+    pub fn new(settings: OriginSettings, now: Time) -> Result<Self, Close> {
+        let mut control = Self {
+            planner: Planner::new(settings.planner.clone()),
+            settings,
+            rooms: BTreeMap::new(),
+            names: BTreeMap::new(),
+            next_room: 1,
+            stage: BTreeMap::new(),
+            relays: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            sums: Sums::default(),
+            totals: BTreeMap::new(),
+            draining: false,
+            ticks: VecDeque::new(),
+            collected: VecDeque::new(),
+            effects: VecDeque::new(),
+            stats: ControlStats::default(),
+        };
+        let keys = ToShard::Keys(control.settings.keys.clone());
+        control.effects.push_back(ControlEffect::ToShards(keys));
+        for setup in control.settings.rooms.clone() {
+            control.make_room(now, &setup)?;
+        }
+        Ok(control)
+    }
+
+    /// A message from a shard.
+    pub fn handle_message(&mut self, now: Time, message: ToControl) {
+        match message {
+            ToControl::WantRoom { room } => {
+                if let Err(close) = self.find_room(now, &room) {
+                    let message = ToShard::RoomRefused { room, close };
+                    self.effects.push_back(ControlEffect::ToShards(message));
+                }
+            }
+            // A room of an origin lives until it is ended, whoever is in it.
+            ToControl::RoomIdle { .. } | ToControl::RoomBusy { .. } => {}
+            ToControl::StageJoin { session, room, identity, name, role } => {
+                self.stage_join(now, session, &room, identity, name, role);
+            }
+            ToControl::StageLeave { session } => self.stage_leave(now, session),
+            ToControl::Speech { room, slot, frames } => self.speech(now, room, slot, frames),
+            ToControl::RelayJoin { session, info } => self.relay_join(now, session, info),
+            ToControl::RelayLoad { session, load } => self.relay_load(now, session, &load),
+            ToControl::RelayLeave { session } => self.relay_leave(now, session),
+            ToControl::Totals { shard, listeners, children, .. } => {
+                self.totals.insert(shard, (listeners, children));
+            }
+        }
+    }
+
+    /// The node is to drain: it takes no newcomers.
+    pub fn handle_drain(&mut self) {
+        self.draining = true;
+        self.effects.push_back(ControlEffect::ToShards(ToShard::Drain));
+    }
+
+    /// Time has come to [`Self::poll_timeout`].
+    pub fn handle_timeout(&mut self, now: Time) {
+        let due: Vec<u32> = self
+            .rooms
+            .iter()
+            .filter(|(_, room)| room.room.poll_timeout().is_some_and(|at| at <= now))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in due {
+            if let Some(room) = self.rooms.get_mut(&id) {
+                room.room.handle_timeout(now);
+            }
+            self.drain_room(id);
+        }
+        self.planner.handle_timeout(now);
+        self.sums.expire(now);
+        self.drain_planner();
+    }
+
+    /// When [`Self::handle_timeout`] is to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Time {
+        let rooms = self.rooms.values().filter_map(|room| room.room.poll_timeout());
+        rooms.chain(self.planner.poll_timeout()).min().unwrap_or(Time::MAX)
+    }
+
+    /// The next tick for every shard.
+    pub fn poll_tick(&mut self) -> Option<Tick> {
+        self.ticks.pop_front()
+    }
+
+    /// How long a tick's first frame waited for it to close, in microseconds, and the frames in
+    /// it: one entry for each tick with frames.
+    pub fn poll_collected(&mut self) -> Option<(u32, u8)> {
+        self.collected.pop_front()
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<ControlEffect> {
+        self.effects.pop_front()
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub const fn stats(&self) -> ControlStats {
+        self.stats
+    }
+
+    /// Every room's own counters by room, name and value.
+    pub fn room_counters(&self) -> impl Iterator<Item = (&str, &'static str, u64)> {
+        self.rooms.values().flat_map(|room| {
+            let name = room.room.settings().name.as_str();
+            room.room.stats().causes().map(move |(cause, n)| (name, cause, n))
+        })
+    }
+
+    /// What the origin and its tree look like.
+    #[must_use]
+    pub fn view(&self, _now: Time) -> NodeView {
+        let listeners = self.totals.values().map(|t| u64::from(t.0)).sum();
+        NodeView {
+            node: self.settings.name.clone(),
+            level: Some(0),
+            not_ready: self.draining.then(|| "draining".into()),
+            listeners,
+            listeners_below: listeners + self.sums.total(),
+            children: self.totals.values().map(|t| u64::from(t.1)).sum(),
+            parents: Vec::new(),
+            rooms: self.rooms.values().map(OriginRoom::view).collect(),
+            relays: self.relay_views(),
+            why: String::new(),
+        }
+    }
+
+    fn relay_views(&self) -> Vec<RelayView> {
+        let seat = |relay: crate::tree::RelaySeat<'_>| RelayView {
+            relay: relay.info.id.clone(),
+            address: relay.info.address.clone(),
+            level: relay.level,
+            parents: relay.parents.iter().map(ToString::to_string).collect(),
+            children: relay.children,
+            listeners: relay.listeners,
+            capacity: relay.info.capacity,
+            why: relay.why.to_owned(),
+        };
+        self.planner.topology().map(seat).collect()
+    }
+
+    /// Finds a room by its name, or makes it where rooms are made on first use.
+    fn find_room(&mut self, now: Time, name: &str) -> Result<u32, Close> {
+        if let Some(&id) = self.names.get(name) {
+            return Ok(id);
+        }
+        let Some(first_use) = &self.settings.first_use else {
+            let reason =
+                format!("there is no room {name}; rooms are named in the origin's configuration");
+            return Err(Close::new(CloseCode::NoRoom, reason));
+        };
+        if self.rooms.len() >= limits::ROOMS {
+            self.stats.drop_room_table += 1;
+            return Err(Close::new(CloseCode::Full, "this origin carries no more rooms"));
+        }
+        let setup = RoomSetup { name: name.to_owned(), ..first_use.clone() };
+        self.make_room(now, &setup)
+    }
+
+    fn make_room(&mut self, now: Time, setup: &RoomSetup) -> Result<u32, Close> {
+        let id = self.next_room;
+        self.next_room += 1;
+        let settings = RoomSettings {
+            id,
+            name: setup.name.clone(),
+            title: setup.title.clone(),
+            public: setup.public,
+            profile: setup.profile,
+            audible: setup.audible,
+            tick_ms: setup.tick_ms,
+            epoch: self.settings.epoch,
+        };
+        let room = Room::new(settings, now, self.settings.unix_us_at_zero)
+            .map_err(|error| Close::new(CloseCode::NoRoom, format!("{}: {error}", setup.name)))?;
+        let info = room.subscribed();
+        let room = OriginRoom { room, stage: BTreeMap::new(), told: 0 };
+        self.rooms.insert(id, room);
+        self.names.insert(setup.name.clone(), id);
+        self.effects.push_back(ControlEffect::ToShards(ToShard::RoomUp(info)));
+        self.drain_room(id);
+        Ok(id)
+    }
+
+    fn stage_join(
+        &mut self,
+        now: Time,
+        session: SessionKey,
+        room: &str,
+        identity: String,
+        name: String,
+        role: Role,
+    ) {
+        let joined = self.find_room(now, room).and_then(|id| {
+            let entry = self
+                .rooms
+                .get_mut(&id)
+                .ok_or_else(|| Close::new(CloseCode::NoRoom, format!("there is no room {room}")))?;
+            // A speaker who comes again from elsewhere leaves the former session.
+            let former = entry.room.slot_of(&identity);
+            let slot = entry.room.join(now, &identity, &name, role)?;
+            let replaced = former.and_then(|slot| entry.stage.remove(&slot));
+            entry.stage.insert(slot, session);
+            Ok((id, slot, replaced))
+        });
+        match joined {
+            Err(close) => self.close(session, close),
+            Ok((id, slot, replaced)) => {
+                self.stage.insert(session, (id, slot));
+                if let Some(former) = replaced {
+                    self.stage.remove(&former);
+                    let reason = "the same identity joined again from elsewhere";
+                    self.close(former, Close::new(CloseCode::Replaced, reason));
+                }
+                if let Some(entry) = self.rooms.get(&id) {
+                    let room = entry.room.subscribed();
+                    let frame_bytes = entry.room.settings().profile.frame_bytes;
+                    let message = ToShard::StageJoined { session, room, slot, frame_bytes };
+                    self.send_to(session, message);
+                }
+                self.drain_room(id);
+            }
+        }
+    }
+
+    fn stage_leave(&mut self, now: Time, session: SessionKey) {
+        let Some((id, slot)) = self.stage.remove(&session) else { return };
+        if let Some(entry) = self.rooms.get_mut(&id) {
+            entry.stage.remove(&slot);
+            entry.room.leave(now, slot);
+        }
+        self.drain_room(id);
+    }
+
+    fn speech(&mut self, now: Time, room: u32, slot: u16, frames: Vec<SpeechFrame>) {
+        let Some(entry) = self.rooms.get_mut(&room) else {
+            self.stats.stale_messages += 1;
+            return;
+        };
+        entry.room.handle_speech(now, slot, frames);
+        self.drain_room(room);
+    }
+
+    /// Takes what a room has to say: ticks, requests to speakers, its document.
+    fn drain_room(&mut self, id: u32) {
+        let Some(entry) = self.rooms.get_mut(&id) else { return };
+        while let Some(tick) = entry.room.poll_tick() {
+            if tick.frames > 0 && self.collected.len() < limits::TICK_QUEUE {
+                let waited = u32::try_from(tick.collect.as_micros()).unwrap_or(u32::MAX);
+                self.collected.push_back((waited, tick.frames));
+            }
+            self.stats.ticks += 1;
+            self.ticks.push_back(Tick {
+                key: tick.key,
+                tick_ms: tick.record.tick_ms,
+                record: tick.record.bytes,
+                pending: 0,
+            });
+        }
+        while let Some(request) = entry.room.poll_request() {
+            if let Some(&session) = entry.stage.get(&request.slot) {
+                let message = ToShard::SpeechRequest { session, request };
+                self.effects.push_back(ControlEffect::ToShard { shard: session.shard, message });
+            }
+        }
+        let state = entry.room.state();
+        if state.version != entry.told {
+            entry.told = state.version;
+            let message = ToShard::RoomState { room: id, state: state.clone() };
+            self.effects.push_back(ControlEffect::ToShards(message));
+        }
+    }
+
+    fn relay_join(&mut self, now: Time, session: SessionKey, info: RelayInfo) {
+        let id = info.id.clone();
+        match self.planner.join(now, info) {
+            Ok(()) => {
+                let text = format!("the relay {id} has registered");
+                self.effects.push_back(ControlEffect::Note { warn: false, text });
+                if let Some(former) = self.sessions.insert(id.clone(), session) {
+                    self.relays.remove(&former);
+                    let reason = "the same relay registered again";
+                    self.close(former, Close::new(CloseCode::Replaced, reason));
+                }
+                self.relays.insert(session, id);
+            }
+            Err(error) => {
+                let text = format!("the relay {id} was refused: {error}");
+                self.effects.push_back(ControlEffect::Note { warn: true, text });
+                self.close(session, Close::new(CloseCode::Protocol, error.to_string()));
+            }
+        }
+        self.drain_planner();
+    }
+
+    fn relay_load(&mut self, now: Time, session: SessionKey, load: &Load) {
+        let Some(id) = self.relays.get(&session) else {
+            self.stats.stale_messages += 1;
+            return;
+        };
+        // Sums go through the primary parent only: the origin sums its own children.
+        let own_child = self.planner.level(id) == Some(1);
+        if own_child {
+            self.sums.report(now, id, load.incarnation, load.sequence, load.listeners_below);
+        }
+        self.planner.load(now, id, load);
+        self.drain_planner();
+    }
+
+    fn relay_leave(&mut self, now: Time, session: SessionKey) {
+        let Some(id) = self.relays.remove(&session) else { return };
+        self.sessions.remove(&id);
+        self.sums.remove(&id);
+        self.planner.leave(now, &id);
+        let text = format!("the relay {id} has left");
+        self.effects.push_back(ControlEffect::Note { warn: true, text });
+        self.drain_planner();
+    }
+
+    fn drain_planner(&mut self) {
+        while let Some((id, placement)) = self.planner.poll_placement() {
+            if let Some(&session) = self.sessions.get(&id) {
+                self.send_to(session, ToShard::Placement { session, placement });
+            }
+        }
+    }
+
+    fn close(&mut self, session: SessionKey, close: Close) {
+        self.send_to(session, ToShard::Close { session, close });
+    }
+
+    fn send_to(&mut self, session: SessionKey, message: ToShard) {
+        self.effects.push_back(ControlEffect::ToShard { shard: session.shard, message });
+    }
+}
+
+impl OriginRoom {
+    fn view(&self) -> RoomView {
+        let settings = self.room.settings();
+        let audible = self.room.audible();
+        let stage = self.room.state().stage.iter();
+        RoomView {
+            room: settings.name.clone(),
+            id: settings.id,
+            epoch: settings.epoch,
+            newest: self.room.newest().number,
+            delay_ms: 0.0,
+            lost: 0,
+            stage: stage.map(|e| (e.slot, e.identity.clone(), audible.contains(&e.slot))).collect(),
+            counters: self.room.stats().causes().collect(),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Control of a relay: its place in the tree, its feeds, repair, the rooms that it carries.
+
+mod feeds;
+mod links;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use self::feeds::RelayRoom;
+use self::links::Link;
+use super::control::{ControlEffect, LinkId};
+use super::messages::{Tick, ToControl, ToShard};
+use super::stats::ControlStats;
+use super::view::{NodeView, ParentView, RoomView};
+use crate::tree::{Attach, Sums};
+use crate::wire::{ClientMessage, Close, CloseCode, Load, RelayInfo, encode_control};
+use crate::{Time, limits};
+
+/// What a relay's control is told when it starts.
+#[derive(Clone, Debug)]
+pub struct RelaySettings {
+    /// What the relay says of itself.
+    pub info: RelayInfo,
+    /// Its token.
+    pub token: Option<String>,
+    /// The origin's `host:port`.
+    pub origin: String,
+    /// The software and its version.
+    pub agent: String,
+    /// The wall clock at [`Time::ZERO`]: microseconds since the Unix epoch.
+    pub unix_us_at_zero: u64,
+    /// Randomness for the spread of retries.
+    pub seed: u64,
+}
+
+/// Control of a relay.
+pub struct RelayControl {
+    settings: RelaySettings,
+    attach: Attach,
+    links: BTreeMap<LinkId, Link>,
+    next_link: u32,
+    origin: links::OriginLink,
+    /// On level 1 the origin itself is the feed.
+    level: Option<u8>,
+    why: String,
+    rooms: BTreeMap<String, RelayRoom>,
+    names: BTreeMap<u32, String>,
+    /// What each shard carries: listeners, children, joins in the last second.
+    totals: BTreeMap<u16, (u32, u32, u32)>,
+    sums: Sums,
+    children: BTreeMap<crate::session::SessionKey, String>,
+    load_due: Time,
+    load_sequence: u64,
+    draining: bool,
+    ticks: VecDeque<Tick>,
+    effects: VecDeque<ControlEffect>,
+    stats: ControlStats,
+}
+
+impl RelayControl {
+    /// A relay that has no place yet and is about to call its origin.
+    #[must_use]
+    pub fn new(settings: RelaySettings, now: Time) -> Self {
+        let mut control = Self {
+            attach: Attach::new(settings.seed),
+            settings,
+            links: BTreeMap::new(),
+            next_link: 0,
+            origin: links::OriginLink::default(),
+            level: None,
+            why: String::new(),
+            rooms: BTreeMap::new(),
+            names: BTreeMap::new(),
+            totals: BTreeMap::new(),
+            sums: Sums::default(),
+            children: BTreeMap::new(),
+            load_due: now + limits::LOAD_EVERY,
+            load_sequence: 0,
+            draining: false,
+            ticks: VecDeque::new(),
+            effects: VecDeque::new(),
+            stats: ControlStats::default(),
+        };
+        control.call_origin(now);
+        control
+    }
+
+    /// A message from a shard.
+    pub fn handle_message(&mut self, now: Time, message: ToControl) {
+        match message {
+            ToControl::WantRoom { room } => self.want_room(now, room),
+            ToControl::RoomIdle { shard, room } => self.room_idle(now, shard, &room),
+            ToControl::RoomBusy { shard, room } => self.room_busy(now, shard, room),
+            ToControl::RelayJoin { session, info } => {
+                self.children.insert(session, info.id);
+            }
+            ToControl::RelayLoad { session, load } => match self.children.get(&session) {
+                Some(child) => {
+                    let (incarnation, sequence) = (load.incarnation, load.sequence);
+                    self.sums.report(now, child, incarnation, sequence, load.listeners_below);
+                }
+                None => self.stats.stale_messages += 1,
+            },
+            ToControl::RelayLeave { session } => {
+                if let Some(child) = self.children.remove(&session) {
+                    self.sums.remove(&child);
+                }
+            }
+            ToControl::Totals { shard, listeners, children, joins } => {
+                self.totals.insert(shard, (listeners, children, joins));
+            }
+            ToControl::StageJoin { session, .. } => {
+                let reason = "stage roles join at the origin, not at a relay";
+                let close = Close::new(CloseCode::OriginOnly, reason);
+                let message = ToShard::Close { session, close };
+                self.effects.push_back(ControlEffect::ToShard { shard: session.shard, message });
+            }
+            ToControl::StageLeave { .. } | ToControl::Speech { .. } => {
+                self.stats.stale_messages += 1;
+            }
+        }
+    }
+
+    /// The node is to drain: it takes no newcomers.
+    pub fn handle_drain(&mut self) {
+        self.draining = true;
+        self.effects.push_back(ControlEffect::ToShards(ToShard::Drain));
+    }
+
+    /// Time has come to [`Self::poll_timeout`].
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.origin_timeout(now);
+        self.attach.handle_timeout(now);
+        self.follow_attach(now);
+        self.rooms_timeout(now);
+        if now >= self.load_due {
+            self.load_due = now + limits::LOAD_EVERY;
+            self.report_load(now);
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Time {
+        let rooms = self.rooms.values().map(|room| room.timeout()).min().unwrap_or(Time::MAX);
+        let attach = self.attach.poll_timeout().unwrap_or(Time::MAX);
+        self.load_due.min(rooms).min(attach).min(self.origin.timeout())
+    }
+
+    /// The next tick for every shard.
+    pub fn poll_tick(&mut self) -> Option<Tick> {
+        self.ticks.pop_front()
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<ControlEffect> {
+        self.effects.pop_front()
+    }
+
+    /// What was counted, the rooms' windows included.
+    #[must_use]
+    pub fn stats(&self) -> ControlStats {
+        let mut stats = self.stats;
+        for room in self.rooms.values() {
+            room.count_into(&mut stats);
+        }
+        stats
+    }
+
+    /// What the relay looks like.
+    #[must_use]
+    pub fn view(&self, _now: Time) -> NodeView {
+        let parents = self.parents().into_iter();
+        NodeView {
+            node: self.settings.info.id.clone(),
+            level: self.level,
+            not_ready: self.not_ready(),
+            listeners: self.listeners(),
+            listeners_below: self.listeners() + self.sums.total(),
+            children: self.totals.values().map(|t| u64::from(t.1)).sum(),
+            parents: parents
+                .map(|(relay, address, up)| ParentView { relay, address, up })
+                .collect(),
+            rooms: self.rooms.iter().filter_map(|(name, room)| room.view(name)).collect(),
+            relays: Vec::new(),
+            why: self.why.clone(),
+        }
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        if self.draining {
+            return Some("draining".into());
+        }
+        if self.feeding_links().next().is_none() {
+            return Some("no parent".into());
+        }
+        let carried: u32 = self.totals.values().map(|t| t.0 + t.1).sum();
+        (carried >= self.settings.info.capacity).then(|| "full".into())
+    }
+
+    fn listeners(&self) -> u64 {
+        self.totals.values().map(|t| u64::from(t.0)).sum()
+    }
+
+    /// The load goes to the origin, who plans with it, and to the primary parent, who sums it.
+    fn report_load(&mut self, now: Time) {
+        self.sums.expire(now);
+        self.load_sequence += 1;
+        let load = Load {
+            incarnation: self.settings.info.incarnation,
+            sequence: self.load_sequence,
+            listeners: self.totals.values().map(|t| t.0).sum(),
+            listeners_below: self.listeners() + self.sums.total(),
+            children: self.totals.values().map(|t| t.1).sum(),
+            joins_per_s: self.totals.values().map(|t| t.2).sum(),
+            round_trips: Vec::new(),
+            parents: self.parents().into_iter().filter(|p| p.2).map(|p| p.0).collect(),
+        };
+        let origin = self.origin.up();
+        let primary = self.feeding_links().next().map(|(link, _)| link);
+        let bytes = encode_control(&ClientMessage::Load(load));
+        let both = [origin, primary.filter(|&link| Some(link) != origin)];
+        for link in both.into_iter().flatten() {
+            self.effects.push_back(ControlEffect::SendControl { link, bytes: bytes.clone() });
+        }
+    }
+}
+
+impl RelayRoom {
+    fn view(&self, name: &str) -> Option<RoomView> {
+        let info = self.info()?;
+        Some(RoomView {
+            room: name.to_owned(),
+            id: info.id,
+            epoch: info.epoch,
+            newest: self.newest(),
+            delay_ms: self.delay_ms(),
+            lost: self.lost(),
+            stage: Vec::new(),
+            counters: Vec::new(),
+        })
+    }
+}

@@ -1,0 +1,348 @@
+//! A relay's rooms: subscriptions, the merge of the feeds, repair.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::RelayControl;
+use crate::node::control::{ControlEffect, LinkId};
+use crate::node::messages::{Tick, ToShard};
+use crate::node::stats::ControlStats;
+use crate::receive::{Arrival, FeedIx, Window};
+use crate::wire::{
+    Beacon, ClientMessage, Close, Datagram, Framing, RoomState, Subscribed, TickKey,
+    encode_control, repair_bytes,
+};
+use crate::{Time, limits};
+
+/// A room that the relay carries or is about to.
+#[derive(Debug, Default)]
+pub(super) struct RelayRoom {
+    /// What the first parent said; absent until then.
+    up: Option<Up>,
+    /// Shards that have someone in it. Before the room is up: those that wait do not count.
+    busy: BTreeSet<u16>,
+    idle_since: Option<Time>,
+    /// Links that refused it.
+    refused: BTreeSet<LinkId>,
+    document: u64,
+}
+
+#[derive(Debug)]
+struct Up {
+    info: Subscribed,
+    window: Window,
+    /// What each parent says of its own upstream's silence, in milliseconds.
+    silent: [u32; limits::FEEDS],
+    /// What the shards were told last.
+    told: (u32, u32),
+    silence_told: Time,
+    delay_us: i64,
+}
+
+impl RelayControl {
+    /// A datagram from an uplink.
+    pub fn handle_link_datagram(&mut self, now: Time, link: LinkId, bytes: Bytes) {
+        let Some(feed) = self.links.get(&link).map(|entry| entry.feed) else { return };
+        match Datagram::parse(bytes) {
+            Ok(Datagram::Ticks { room, epoch, replay, pending, records }) => {
+                let clock = self.settings.unix_us_at_zero;
+                let Some(name) = self.names.get(&room) else {
+                    self.stats.drop_foreign_tick += records.len() as u64;
+                    return;
+                };
+                let name = name.clone();
+                let Some(up) = self.rooms.get_mut(&name).and_then(|room| room.up.as_mut()) else {
+                    return;
+                };
+                if up.info.epoch != epoch {
+                    self.stats.drop_foreign_tick += records.len() as u64;
+                    return;
+                }
+                up.silent[feed] = 0;
+                for record in &records {
+                    if up.window.arrive(now, feed, record) != Arrival::New {
+                        continue;
+                    }
+                    if !replay {
+                        let wall = i64::try_from(clock + now.as_micros()).unwrap_or(i64::MAX);
+                        up.delay_us = wall.saturating_sub_unsigned(record.clock_us);
+                    }
+                    self.ticks.push_back(Tick {
+                        key: TickKey { room, epoch, number: record.number },
+                        record: record.bytes.clone(),
+                        tick_ms: record.tick_ms,
+                        pending: up.window.pending_before(record.number),
+                    });
+                    self.stats.ticks += 1;
+                }
+                if !replay {
+                    up.window.pending(feed, records[0].number, pending);
+                }
+                self.after_feed(now, &name);
+            }
+            Ok(Datagram::Beacon(beacon)) => self.feed_beacon(now, feed, &beacon),
+            Ok(_) | Err(_) => self.stats.drop_bad_datagram += 1,
+        }
+    }
+
+    fn feed_beacon(&mut self, now: Time, feed: FeedIx, beacon: &Beacon) {
+        let Some(name) = self.names.get(&beacon.newest.room).cloned() else { return };
+        let Some(up) = self.rooms.get_mut(&name).and_then(|room| room.up.as_mut()) else { return };
+        if up.info.epoch != beacon.newest.epoch {
+            return;
+        }
+        up.window.beacon(now, feed, beacon);
+        up.window.pending(feed, beacon.newest.number, beacon.pending);
+        up.silent[feed] = beacon.upstream_silent_ms;
+        self.after_feed(now, &name);
+    }
+
+    /// Asks for what is missing, and tells the shards what their beacons are to say.
+    fn after_feed(&mut self, now: Time, name: &str) {
+        let live: Vec<(LinkId, FeedIx)> = self.feeding_links().collect();
+        let Some(up) = self.rooms.get_mut(name).and_then(|room| room.up.as_mut()) else { return };
+        while let Some((feed, request)) = up.window.poll_request(now) {
+            if let Some(&(link, _)) = live.iter().find(|(_, f)| *f == feed) {
+                let bytes = repair_bytes(Framing::Quic, &request);
+                self.effects.push_back(ControlEffect::SendDatagram { link, bytes });
+            }
+        }
+        let pending = up.window.pending_before(up.window.newest());
+        let silent = up.silent_ms(now, &live);
+        let (was_pending, was_silent) = up.told;
+        let again = silent > 0 && now >= up.silence_told + limits::UPSTREAM_SILENT;
+        if pending != was_pending || (silent == 0) != (was_silent == 0) || again {
+            up.told = (pending, silent);
+            up.silence_told = now;
+            let (room, epoch) = (up.info.id, up.info.epoch);
+            let newest = TickKey { room, epoch, number: up.window.newest() };
+            let feed = ToShard::Feed { newest, pending, upstream_silent_ms: silent };
+            self.effects.push_back(ControlEffect::ToShards(feed));
+        }
+    }
+
+    /// A shard has someone who wants a room.
+    pub(super) fn want_room(&mut self, now: Time, name: String) {
+        if let Some(room) = self.rooms.get_mut(&name) {
+            if let Some(up) = &room.up {
+                let message = ToShard::RoomUp(up.current());
+                self.effects.push_back(ControlEffect::ToShards(message));
+            }
+            return;
+        }
+        if self.rooms.len() >= limits::ROOMS {
+            self.stats.drop_room_table += 1;
+            let close = Close::new(crate::wire::CloseCode::Full, "this node carries no more rooms");
+            let message = ToShard::RoomRefused { room: name, close };
+            self.effects.push_back(ControlEffect::ToShards(message));
+            return;
+        }
+        let room = RelayRoom { idle_since: Some(now), ..RelayRoom::default() };
+        self.rooms.insert(name.clone(), room);
+        let links: Vec<LinkId> = self.feeding_links().map(|(link, _)| link).collect();
+        for link in links {
+            self.subscribe(link, &name);
+        }
+    }
+
+    pub(super) fn room_idle(&mut self, now: Time, shard: u16, name: &str) {
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.busy.remove(&shard);
+            if room.busy.is_empty() {
+                room.idle_since = Some(now);
+            }
+        }
+    }
+
+    pub(super) fn room_busy(&mut self, now: Time, shard: u16, name: String) {
+        self.want_room_quietly(now, &name);
+        if let Some(room) = self.rooms.get_mut(&name) {
+            room.busy.insert(shard);
+            room.idle_since = None;
+        }
+    }
+
+    /// A shard kept someone in a room that was being given back: it is wanted again.
+    fn want_room_quietly(&mut self, now: Time, name: &str) {
+        if !self.rooms.contains_key(name) {
+            self.want_room(now, name.to_owned());
+        }
+    }
+
+    pub(super) fn room_subscribed(&mut self, now: Time, link: LinkId, info: Subscribed) {
+        let Some(feed) = self.links.get(&link).map(|entry| entry.feed) else { return };
+        let Some(room) = self.rooms.get_mut(&info.name) else { return };
+        room.refused.remove(&link);
+        let renewed = match &room.up {
+            // An older epoch is what a parent says that has not heard of the new one yet.
+            Some(up) if info.epoch < up.info.epoch => return,
+            Some(up) => info.epoch > up.info.epoch,
+            None => true,
+        };
+        if renewed {
+            if let Some(old) = &room.up {
+                self.names.remove(&old.info.id);
+            }
+            self.names.insert(info.id, info.name.clone());
+            let window = Window::new(info.id, info.epoch);
+            let silent = [0; limits::FEEDS];
+            let (told, silence_told, delay_us) = ((0, 0), now, 0);
+            room.up = Some(Up { info, window, silent, told, silence_told, delay_us });
+        }
+        if let Some(up) = &mut room.up {
+            up.window.set_live(feed, true);
+            if renewed {
+                let message = ToShard::RoomUp(up.current());
+                self.effects.push_back(ControlEffect::ToShards(message));
+            }
+        }
+    }
+
+    /// A parent does not have the room. When no parent is left that may, those who wait are told.
+    pub(super) fn room_refused(&mut self, link: LinkId, name: &str, close: &Close) {
+        let feeding: Vec<LinkId> = self.feeding_links().map(|(link, _)| link).collect();
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        room.refused.insert(link);
+        if !feeding.iter().all(|link| room.refused.contains(link)) {
+            return;
+        }
+        let message = match &room.up {
+            Some(up) => ToShard::RoomDown { room: up.info.id, close: close.clone() },
+            None => ToShard::RoomRefused { room: name.to_owned(), close: close.clone() },
+        };
+        self.effects.push_back(ControlEffect::ToShards(message));
+        self.forget(name);
+    }
+
+    pub(super) fn room_document(&mut self, state: RoomState) {
+        let Some(room) = self.rooms.get_mut(&state.room) else { return };
+        let Some(up) = &room.up else { return };
+        if state.version > room.document {
+            room.document = state.version;
+            let message = ToShard::RoomState { room: up.info.id, state };
+            self.effects.push_back(ControlEffect::ToShards(message));
+        }
+    }
+
+    /// A feed is gone: no window waits for it or asks it.
+    pub(super) fn feed_down(&mut self, feed: FeedIx) {
+        for up in self.rooms.values_mut().filter_map(|room| room.up.as_mut()) {
+            up.window.set_live(feed, false);
+            up.silent[feed] = 0;
+        }
+    }
+
+    pub(super) fn subscribe_all(&mut self, link: LinkId) {
+        let names: Vec<String> = self.rooms.keys().cloned().collect();
+        for name in names {
+            self.subscribe(link, &name);
+        }
+    }
+
+    pub(super) fn unsubscribe_all(&mut self, link: LinkId) {
+        let names: Vec<String> = self.rooms.keys().cloned().collect();
+        for room in names {
+            let bytes = encode_control(&ClientMessage::Unsubscribe { room });
+            self.effects.push_back(ControlEffect::SendControl { link, bytes });
+        }
+    }
+
+    pub(super) fn rooms_timeout(&mut self, now: Time) {
+        let names: Vec<String> = self.rooms.keys().cloned().collect();
+        for name in names {
+            self.after_feed(now, &name);
+            let idle = self.rooms.get(&name).and_then(|room| room.idle_since);
+            if idle.is_some_and(|since| now >= since + limits::ROOM_LINGER) {
+                self.give_back(&name);
+            }
+        }
+    }
+
+    fn give_back(&mut self, name: &str) {
+        let links: Vec<LinkId> = self.feeding_links().map(|(link, _)| link).collect();
+        for link in links {
+            let bytes = encode_control(&ClientMessage::Unsubscribe { room: name.to_owned() });
+            self.effects.push_back(ControlEffect::SendControl { link, bytes });
+        }
+        if let Some(up) = self.rooms.get(name).and_then(|room| room.up.as_ref()) {
+            let message = ToShard::RoomForget { room: up.info.id };
+            self.effects.push_back(ControlEffect::ToShards(message));
+        }
+        self.forget(name);
+    }
+
+    fn forget(&mut self, name: &str) {
+        if let Some(room) = self.rooms.remove(name) {
+            // The room's counts outlive it.
+            room.count_into(&mut self.stats);
+            if let Some(up) = room.up {
+                self.names.remove(&up.info.id);
+            }
+        }
+    }
+
+    fn subscribe(&mut self, link: LinkId, room: &str) {
+        let bytes = encode_control(&ClientMessage::Subscribe { room: room.to_owned() });
+        self.effects.push_back(ControlEffect::SendControl { link, bytes });
+    }
+}
+
+impl RelayRoom {
+    pub(super) fn timeout(&self) -> Time {
+        let linger = self.idle_since.map_or(Time::MAX, |since| since + limits::ROOM_LINGER);
+        let Some(up) = &self.up else { return linger };
+        let silent = up.window.last_arrival().max(up.silence_told) + up.patience();
+        linger.min(silent).min(up.window.poll_timeout().unwrap_or(Time::MAX))
+    }
+
+    pub(super) fn info(&self) -> Option<&Subscribed> {
+        self.up.as_ref().map(|up| &up.info)
+    }
+
+    pub(super) fn newest(&self) -> u32 {
+        self.up.as_ref().map_or(0, |up| up.window.newest())
+    }
+
+    pub(super) fn lost(&self) -> u64 {
+        self.up.as_ref().map_or(0, |up| up.window.stats().lost)
+    }
+
+    pub(super) fn delay_ms(&self) -> f64 {
+        self.up.as_ref().map_or(0.0, |up| up.delay_us as f64 / 1_000.0)
+    }
+
+    pub(super) fn count_into(&self, stats: &mut ControlStats) {
+        let Some(up) = &self.up else { return };
+        let window = up.window.stats();
+        stats.duplicate += window.duplicate;
+        stats.drop_late += window.late;
+        stats.drop_too_far_ahead += window.too_far_ahead;
+        stats.conflict += window.conflict;
+        stats.repair_requested += window.requested;
+        stats.repaired += window.repaired;
+        stats.lost += window.lost;
+    }
+}
+
+impl Up {
+    /// The room as a newcomer is told of it.
+    fn current(&self) -> Subscribed {
+        Subscribed { newest: self.window.newest(), ..self.info.clone() }
+    }
+
+    fn patience(&self) -> Duration {
+        limits::UPSTREAM_SILENT * u32::from(self.info.tick_ms) / 20
+    }
+
+    /// How long this node has been without a living upstream, in milliseconds: its own silence,
+    /// or what all its parents say of theirs.
+    fn silent_ms(&self, now: Time, live: &[(LinkId, FeedIx)]) -> u32 {
+        let own = now.since(self.window.last_arrival());
+        if self.window.newest() != 0 && own >= self.patience() {
+            return u32::try_from(own.as_millis()).unwrap_or(u32::MAX);
+        }
+        live.iter().map(|&(_, feed)| self.silent[feed]).min().unwrap_or(0)
+    }
+}

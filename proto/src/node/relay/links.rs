@@ -1,0 +1,303 @@
+//! A relay's uplinks: one to the origin, one to each parent.
+
+use super::RelayControl;
+use crate::node::control::{ControlEffect, LinkId};
+use crate::node::messages::ToShard;
+use crate::receive::FeedIx;
+use crate::tree::AttachAction;
+use crate::wire::{
+    ClientMessage, Close, CloseCode, ControlDecoder, FEATURES, Hello, Placement, Role,
+    ServerMessage, VERSION, encode_control,
+};
+use crate::{Time, limits};
+use std::time::Duration;
+
+/// Whose session an uplink is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum To {
+    Origin,
+    Parent(String),
+}
+
+/// One uplink.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) to: To,
+    pub(super) address: String,
+    /// Whether the other side has said welcome.
+    pub(super) up: bool,
+    /// The index of this link's feed in every window.
+    pub(super) feed: FeedIx,
+    decoder: ControlDecoder,
+}
+
+/// The session with the origin, which is opened again for as long as the relay lives.
+#[derive(Debug, Default)]
+pub(super) struct OriginLink {
+    link: Option<LinkId>,
+    up: bool,
+    tries: u32,
+    retry: Option<Time>,
+}
+
+impl OriginLink {
+    pub(super) fn up(&self) -> Option<LinkId> {
+        self.link.filter(|_| self.up)
+    }
+
+    pub(super) fn timeout(&self) -> Time {
+        self.retry.unwrap_or(Time::MAX)
+    }
+}
+
+/// The first wait before the origin is called again; doubled with each failure.
+const RETRY: Duration = Duration::from_millis(250);
+/// The longest wait.
+const RETRY_MOST: Duration = Duration::from_secs(5);
+
+impl RelayControl {
+    /// An uplink is connected: hello.
+    pub fn handle_link_up(&mut self, _now: Time, link: LinkId) {
+        if !self.links.contains_key(&link) {
+            return;
+        }
+        let hello = Hello {
+            version: VERSION,
+            features: FEATURES.map(str::to_owned).to_vec(),
+            role: Role::Relay,
+            room: String::new(),
+            token: self.settings.token.clone(),
+            name: None,
+            agent: Some(self.settings.agent.clone()),
+            playout_ms: None,
+            last: None,
+            relay: Some(self.settings.info.clone()),
+        };
+        let bytes = encode_control(&ClientMessage::Hello(hello));
+        self.effects.push_back(ControlEffect::SendControl { link, bytes });
+    }
+
+    /// An uplink is gone or could not be opened.
+    pub fn handle_link_down(&mut self, now: Time, link: LinkId, reason: &str) {
+        let Some(gone) = self.links.remove(&link) else { return };
+        self.stats.uplinks_lost += 1;
+        let who = gone.name();
+        let text = format!("the uplink to {who} at {} is down: {reason}", gone.address);
+        self.effects.push_back(ControlEffect::Note { warn: true, text });
+        self.feed_down(gone.feed);
+        match gone.to {
+            To::Origin => self.origin_down(now),
+            To::Parent(relay) => {
+                self.attach.handle_down(now, &relay, reason);
+                self.follow_attach(now);
+            }
+        }
+    }
+
+    /// Bytes of an uplink's control stream, in order.
+    pub fn handle_link_control(&mut self, now: Time, link: LinkId, bytes: &[u8]) {
+        let Some(entry) = self.links.get_mut(&link) else { return };
+        entry.decoder.push(bytes);
+        loop {
+            let Some(entry) = self.links.get_mut(&link) else { return };
+            match entry.decoder.next_message() {
+                Ok(None) => return,
+                Ok(Some(message)) => self.link_message(now, link, message),
+                Err(close) => {
+                    self.stats.bad_messages += 1;
+                    let reason = close.to_string();
+                    self.effects.push_back(ControlEffect::Disconnect { link, close });
+                    return self.handle_link_down(now, link, &reason);
+                }
+            }
+        }
+    }
+
+    fn link_message(&mut self, now: Time, link: LinkId, message: ServerMessage) {
+        match message {
+            ServerMessage::Welcome(welcome) => {
+                if !welcome.keys.is_empty() {
+                    self.effects.push_back(ControlEffect::ToShards(ToShard::Keys(welcome.keys)));
+                }
+                self.link_welcomed(now, link);
+            }
+            ServerMessage::Subscribed(info) => self.room_subscribed(now, link, info),
+            ServerMessage::Refused { room, code, reason, .. } => {
+                let code = CloseCode::from_code(code.into()).unwrap_or(CloseCode::NoRoom);
+                self.room_refused(link, &room, &Close::new(code, reason));
+            }
+            ServerMessage::Room(state) => self.room_document(state),
+            ServerMessage::Placement(placement) => self.placed(now, link, placement),
+            ServerMessage::Closing { name, reason, .. } => {
+                let Some(entry) = self.links.get(&link) else { return };
+                let text = format!("{} closes the session: {name}: {reason}", entry.name());
+                self.effects.push_back(ControlEffect::Note { warn: true, text });
+            }
+            ServerMessage::Unknown => self.stats.bad_messages += 1,
+        }
+    }
+
+    fn link_welcomed(&mut self, now: Time, link: LinkId) {
+        let Some(entry) = self.links.get_mut(&link) else { return };
+        entry.up = true;
+        let text = format!("the uplink to {} at {} is up", entry.name(), entry.address);
+        let to = entry.to.clone();
+        self.effects.push_back(ControlEffect::Note { warn: false, text });
+        match to {
+            To::Origin => {
+                self.origin.up = true;
+                self.origin.tries = 0;
+            }
+            To::Parent(relay) => {
+                self.attach.handle_up(now, &relay);
+                self.follow_attach(now);
+            }
+        }
+        if self.feeds(link) {
+            self.subscribe_all(link);
+        }
+    }
+
+    /// The origin gives the relay its place.
+    fn placed(&mut self, now: Time, link: LinkId, placement: Placement) {
+        if self.links.get(&link).is_none_or(|entry| entry.to != To::Origin) {
+            self.stats.bad_messages += 1;
+            return;
+        }
+        let level = placement.level;
+        let parents: Vec<&str> = placement.parents.iter().map(|p| p.relay.as_str()).collect();
+        let text = format!("placed on level {level} under {parents:?}: {}", placement.why);
+        self.why = placement.why.clone();
+        if !self.attach.handle_placement(now, placement) {
+            return;
+        }
+        self.effects.push_back(ControlEffect::Note { warn: false, text });
+        let was = self.level.replace(level);
+        if level == 1 && was != Some(1) {
+            self.subscribe_all(link);
+        } else if level != 1 && was == Some(1) {
+            self.unsubscribe_all(link);
+        }
+        self.follow_attach(now);
+    }
+
+    /// Opens and closes the uplinks that the attachment asks for.
+    pub(super) fn follow_attach(&mut self, now: Time) {
+        while let Some(action) = self.attach.poll_action() {
+            match action {
+                AttachAction::Open { relay, address, .. } => {
+                    if self.open(To::Parent(relay.clone()), address).is_none() {
+                        self.attach.handle_down(now, &relay, "too many uplinks");
+                    }
+                }
+                AttachAction::Close { relay } => {
+                    let to = To::Parent(relay);
+                    let found = self.links.iter().find(|(_, entry)| entry.to == to);
+                    let Some(link) = found.map(|(&link, _)| link) else { continue };
+                    let close = Close::new(CloseCode::Done, "another parent has taken over");
+                    self.effects.push_back(ControlEffect::Disconnect { link, close });
+                    if let Some(gone) = self.links.remove(&link) {
+                        self.feed_down(gone.feed);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn call_origin(&mut self, _now: Time) {
+        let address = self.settings.origin.clone();
+        self.origin.link = self.open(To::Origin, address);
+        self.origin.retry = None;
+    }
+
+    pub(super) fn origin_timeout(&mut self, now: Time) {
+        if self.origin.retry.is_some_and(|at| at <= now) {
+            self.call_origin(now);
+        }
+    }
+
+    fn origin_down(&mut self, now: Time) {
+        let wait = (RETRY * 2u32.saturating_pow(self.origin.tries.min(8))).min(RETRY_MOST);
+        // A spread of half the wait, so that a tree does not come back in one instant.
+        let seed = self.settings.seed.rotate_left(self.origin.tries % 64);
+        let spread = wait.mul_f64((seed % 1024) as f64 / 2048.0);
+        self.origin.link = None;
+        self.origin.up = false;
+        self.origin.tries = self.origin.tries.saturating_add(1);
+        self.origin.retry = Some(now + wait + spread);
+    }
+
+    fn open(&mut self, to: To, address: String) -> Option<LinkId> {
+        if self.links.len() >= limits::UPLINKS {
+            return None;
+        }
+        let used = |feed: &FeedIx| self.links.values().any(|entry| entry.feed == *feed);
+        // The origin's feed is the last; parents take the lowest free one.
+        let feed = match to {
+            To::Origin => limits::FEEDS - 1,
+            To::Parent(_) => (0..limits::FEEDS - 1).find(|feed| !used(feed))?,
+        };
+        let link = LinkId(self.next_link);
+        self.next_link += 1;
+        let effect = ControlEffect::Connect { link, address: address.clone() };
+        let decoder = ControlDecoder::default();
+        self.links.insert(link, Link { to, address, up: false, feed, decoder });
+        self.stats.uplinks_opened += 1;
+        self.effects.push_back(effect);
+        Some(link)
+    }
+
+    /// The parents as the operator sees them: name, address, whether connected.
+    pub(super) fn parents(&self) -> Vec<(String, String, bool)> {
+        if self.level == Some(1) {
+            let up = self.origin.up().is_some();
+            return vec![("origin".into(), self.settings.origin.clone(), up)];
+        }
+        let placed = self.attach.placement().map(|placement| placement.parents.as_slice());
+        let up = |relay: &str| {
+            let to = To::Parent(relay.to_owned());
+            self.links.values().any(|entry| entry.up && entry.to == to)
+        };
+        placed
+            .unwrap_or_default()
+            .iter()
+            .map(|parent| (parent.relay.clone(), parent.address.clone(), up(&parent.relay)))
+            .collect()
+    }
+
+    /// The links that bring ticks, the primary parent's first.
+    pub(super) fn feeding_links(&self) -> impl Iterator<Item = (LinkId, FeedIx)> {
+        let primary = self.attach.placement().and_then(|p| p.parents.first());
+        let primary = primary.map(|parent| parent.relay.as_str());
+        let mut links: Vec<(bool, LinkId, FeedIx)> = self
+            .links
+            .iter()
+            .filter(|&(&link, entry)| entry.up && self.feeds(link))
+            .map(|(&link, entry)| {
+                let first =
+                    matches!(&entry.to, To::Parent(relay) if Some(relay.as_str()) == primary);
+                (!first, link, entry.feed)
+            })
+            .collect();
+        links.sort_unstable();
+        links.into_iter().map(|(_, link, feed)| (link, feed))
+    }
+
+    /// Whether a link is one that brings ticks.
+    pub(super) fn feeds(&self, link: LinkId) -> bool {
+        match self.links.get(&link).map(|entry| &entry.to) {
+            Some(To::Origin) => self.level == Some(1),
+            Some(To::Parent(_)) => self.level.is_some_and(|level| level > 1),
+            None => false,
+        }
+    }
+}
+
+impl Link {
+    fn name(&self) -> &str {
+        match &self.to {
+            To::Origin => "the origin",
+            To::Parent(relay) => relay,
+        }
+    }
+}
