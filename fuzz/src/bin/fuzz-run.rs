@@ -87,7 +87,7 @@ fn fuzz(target: Target, duration: Duration, seed: u64) -> io::Result<()> {
     let mut input = Vec::new();
     let mut inputs = 0_u64;
     // The clock is read once for many inputs; it costs as much as a short input.
-    while inputs % 64 != 0 || start.elapsed() < duration {
+    while !inputs.is_multiple_of(64) || start.elapsed() < duration {
         mutator.next_input(&mut input);
         try_input(target, &input);
         inputs += 1;
