@@ -10,7 +10,12 @@ need_commands() {
     done
     [ -z "$missing" ] && return 0
     echo "missing:$missing" >&2
-    install_packages "$2"
+    install_packages "$2" || return 1
+    for command in $missing; do
+        command -v "$command" >/dev/null 2>&1 && continue
+        echo "$command is still missing after installing: $2" >&2
+        return 1
+    done
 }
 
 install_packages() {
