@@ -47,10 +47,7 @@ impl Mutator {
     #[must_use]
     pub fn new(mut seeds: Vec<Vec<u8>>, seed: u64) -> Self {
         seeds.push(Vec::new());
-        Self {
-            rng: SmallRng::seed_from_u64(seed),
-            seeds,
-        }
+        Self { rng: SmallRng::seed_from_u64(seed), seeds }
     }
 
     /// Writes the next input into `input`, in place of what is there.
@@ -114,11 +111,7 @@ impl Mutator {
     fn position(&mut self, input: &[u8]) -> usize {
         // Headers are at the front: half of the positions are among the first 32 bytes.
         let near = self.rng.random::<bool>();
-        let end = if near {
-            input.len().min(32)
-        } else {
-            input.len()
-        };
+        let end = if near { input.len().min(32) } else { input.len() };
         self.rng.random_range(0..end)
     }
 

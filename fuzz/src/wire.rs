@@ -21,9 +21,8 @@ pub fn datagram(data: &[u8]) {
     }
     for framing in Framing::ALL {
         let built = rebuilt(framing, &datagram);
-        let body = built
-            .strip_prefix(framing.prefix())
-            .expect("a builder writes its framing's prefix");
+        let body =
+            built.strip_prefix(framing.prefix()).expect("a builder writes its framing's prefix");
         assert!(body.len() <= limits::DATAGRAM_BYTES);
         let again = Datagram::parse(built.slice_ref(body));
         assert_eq!(again.as_ref(), Ok(&datagram));
@@ -32,13 +31,7 @@ pub fn datagram(data: &[u8]) {
 
 fn rebuilt(framing: Framing, datagram: &Datagram) -> Bytes {
     match datagram {
-        Datagram::Ticks {
-            room,
-            epoch,
-            replay,
-            pending,
-            records,
-        } => {
+        Datagram::Ticks { room, epoch, replay, pending, records } => {
             let records: Vec<Bytes> = records.iter().map(|record| record.bytes.clone()).collect();
             wire::ticks_bytes(framing, *room, *epoch, *replay, *pending, &records)
         }
@@ -134,9 +127,6 @@ where
     }
     let mut decoder = ControlDecoder::default();
     decoder.push(&wire::encode_control(message));
-    assert_eq!(
-        decoder.next_message::<M>().as_ref().map(Option::as_ref),
-        Ok(Some(message))
-    );
+    assert_eq!(decoder.next_message::<M>().as_ref().map(Option::as_ref), Ok(Some(message)));
     assert_eq!(decoder.held(), 0);
 }

@@ -8,9 +8,7 @@ use stentor_fuzz::{TARGETS, directory};
 #[test]
 fn every_seed_passes_its_target() {
     for target in TARGETS {
-        let seeds = target
-            .seeds()
-            .unwrap_or_else(|e| panic!("{}: {e}", target.corpus().display()));
+        let seeds = target.seeds().unwrap_or_else(|e| panic!("{}: {e}", target.corpus().display()));
         assert!(!seeds.is_empty(), "{} has no seed", target.name);
         for seed in seeds {
             (target.run)(&seed);

@@ -18,26 +18,12 @@ fn framing() -> impl Strategy<Value = Framing> {
 }
 
 fn key() -> impl Strategy<Value = TickKey> {
-    any::<(u32, u32, u32)>().prop_map(|(room, epoch, number)| TickKey {
-        room,
-        epoch,
-        number,
-    })
+    any::<(u32, u32, u32)>().prop_map(|(room, epoch, number)| TickKey { room, epoch, number })
 }
 
 fn speech_frame(bytes: usize) -> impl Strategy<Value = SpeechFrame> {
-    (
-        any::<u32>(),
-        0..=127_u8,
-        any::<bool>(),
-        vec(any::<u8>(), 1..=bytes),
-    )
-        .prop_map(|(seq, level, voice, opus)| SpeechFrame {
-            seq,
-            level,
-            voice,
-            opus: opus.into(),
-        })
+    (any::<u32>(), 0..=127_u8, any::<bool>(), vec(any::<u8>(), 1..=bytes))
+        .prop_map(|(seq, level, voice, opus)| SpeechFrame { seq, level, voice, opus: opus.into() })
 }
 
 fn frame() -> impl Strategy<Value = Frame> {
@@ -56,9 +42,7 @@ fn record() -> impl Strategy<Value = (Bytes, Vec<Frame>)> {
 }
 
 fn parse(framing: Framing, bytes: &Bytes) -> Datagram {
-    let body = bytes
-        .strip_prefix(framing.prefix())
-        .expect("the prefix is there");
+    let body = bytes.strip_prefix(framing.prefix()).expect("the prefix is there");
     Datagram::parse(bytes.slice_ref(body)).expect("what is built is valid")
 }
 
@@ -87,33 +71,20 @@ fn role() -> impl Strategy<Value = Role> {
 }
 
 fn relay_info() -> impl Strategy<Value = RelayInfo> {
-    (
-        name(),
-        name(),
-        name(),
-        any::<u32>(),
-        option::of(any::<u8>()),
-        any::<u64>(),
+    (name(), name(), name(), any::<u32>(), option::of(any::<u8>()), any::<u64>()).prop_map(
+        |(id, address, region, capacity, level, incarnation)| RelayInfo {
+            id,
+            address,
+            region,
+            capacity,
+            level,
+            incarnation,
+        },
     )
-        .prop_map(
-            |(id, address, region, capacity, level, incarnation)| RelayInfo {
-                id,
-                address,
-                region,
-                capacity,
-                level,
-                incarnation,
-            },
-        )
 }
 
 fn hello() -> impl Strategy<Value = Hello> {
-    let texts = (
-        name(),
-        option::of(name()),
-        option::of(name()),
-        option::of(name()),
-    );
+    let texts = (name(), option::of(name()), option::of(name()), option::of(name()));
     let last = option::of(any::<(u32, u32)>());
     (
         any::<u32>(),
@@ -126,18 +97,7 @@ fn hello() -> impl Strategy<Value = Hello> {
     )
         .prop_map(
             |(version, features, role, (room, token, name, agent), playout_ms, last, relay)| {
-                Hello {
-                    version,
-                    features,
-                    role,
-                    room,
-                    token,
-                    name,
-                    agent,
-                    playout_ms,
-                    last,
-                    relay,
-                }
+                Hello { version, features, role, room, token, name, agent, playout_ms, last, relay }
             },
         )
 }
@@ -169,78 +129,54 @@ fn client_message() -> impl Strategy<Value = ClientMessage> {
 }
 
 fn subscribed() -> impl Strategy<Value = Subscribed> {
-    (
-        name(),
-        name(),
-        any::<(u32, bool, u32, u32)>(),
-        any::<(u8, u8)>(),
+    (name(), name(), any::<(u32, bool, u32, u32)>(), any::<(u8, u8)>()).prop_map(
+        |(name, title, (id, public, epoch, newest), (tick_ms, redundancy))| Subscribed {
+            name,
+            id,
+            title,
+            public,
+            epoch,
+            newest,
+            tick_ms,
+            redundancy,
+        },
     )
-        .prop_map(
-            |(name, title, (id, public, epoch, newest), (tick_ms, redundancy))| Subscribed {
-                name,
-                id,
-                title,
-                public,
-                epoch,
-                newest,
-                tick_ms,
-                redundancy,
-            },
-        )
 }
 
 fn welcome() -> impl Strategy<Value = Welcome> {
     let texts = (name(), name(), vec(name(), 0..4));
-    let numbers = (
-        option::of(any::<u16>()),
-        option::of(any::<u16>()),
-        option::of(any::<u32>()),
-    );
+    let numbers = (option::of(any::<u16>()), option::of(any::<u16>()), option::of(any::<u32>()));
     let alternate = (name(), name()).prop_map(|(relay, address)| Alternate { relay, address });
     let lists = (vec(alternate, 0..3), vec((name(), name()), 0..3));
-    (
-        any::<u32>(),
-        texts,
-        role(),
-        option::of(subscribed()),
-        numbers,
-        lists,
-    )
-        .prop_map(
-            |(
+    (any::<u32>(), texts, role(), option::of(subscribed()), numbers, lists).prop_map(
+        |(
+            version,
+            (agent, identity, features),
+            role,
+            room,
+            (slot, frame_bytes, repair_ms),
+            (alternates, keys),
+        )| {
+            Welcome {
                 version,
-                (agent, identity, features),
+                features,
+                agent,
+                identity,
                 role,
                 room,
-                (slot, frame_bytes, repair_ms),
-                (alternates, keys),
-            )| {
-                Welcome {
-                    version,
-                    features,
-                    agent,
-                    identity,
-                    role,
-                    room,
-                    slot,
-                    frame_bytes,
-                    repair_ms,
-                    alternates,
-                    keys,
-                }
-            },
-        )
+                slot,
+                frame_bytes,
+                repair_ms,
+                alternates,
+                keys,
+            }
+        },
+    )
 }
 
 fn room_state() -> impl Strategy<Value = RoomState> {
-    let entry = (any::<u16>(), name(), name(), role()).prop_map(|(slot, identity, name, role)| {
-        StageEntry {
-            slot,
-            identity,
-            name,
-            role,
-        }
-    });
+    let entry = (any::<u16>(), name(), name(), role())
+        .prop_map(|(slot, identity, name, role)| StageEntry { slot, identity, name, role });
     (name(), any::<u64>(), name(), vec(entry, 0..6), any::<u64>()).prop_map(
         |(room, version, title, stage, listeners)| RoomState {
             room,
@@ -254,14 +190,8 @@ fn room_state() -> impl Strategy<Value = RoomState> {
 
 fn placement() -> impl Strategy<Value = Placement> {
     let parent = (name(), name()).prop_map(|(relay, address)| Parent { relay, address });
-    (any::<u64>(), any::<u8>(), vec(parent, 0..3), name()).prop_map(
-        |(version, level, parents, why)| Placement {
-            version,
-            level,
-            parents,
-            why,
-        },
-    )
+    (any::<u64>(), any::<u8>(), vec(parent, 0..3), name())
+        .prop_map(|(version, level, parents, why)| Placement { version, level, parents, why })
 }
 
 fn server_message() -> impl Strategy<Value = ServerMessage> {

@@ -38,9 +38,7 @@ fn file(name: &str) -> Value {
 }
 
 fn text<'a>(vector: &'a Value, field: &str) -> &'a str {
-    vector[field]
-        .as_str()
-        .unwrap_or_else(|| panic!("{field} of {vector}"))
+    vector[field].as_str().unwrap_or_else(|| panic!("{field} of {vector}"))
 }
 
 fn bytes(vector: &Value, field: &str) -> Bytes {
@@ -48,9 +46,7 @@ fn bytes(vector: &Value, field: &str) -> Bytes {
 }
 
 fn number<T: TryFrom<u64>>(value: &Value) -> T {
-    let n = value
-        .as_u64()
-        .unwrap_or_else(|| panic!("{value} is no number"));
+    let n = value.as_u64().unwrap_or_else(|| panic!("{value} is no number"));
     T::try_from(n).unwrap_or_else(|_| panic!("{value} is out of range"))
 }
 
@@ -62,9 +58,7 @@ fn list<'a>(file: &'a Value, field: &str) -> &'a [Value] {
 }
 
 fn accepted_only(vector: &Value) -> bool {
-    vector
-        .get("accepted_only")
-        .is_some_and(|v| v.as_bool().unwrap())
+    vector.get("accepted_only").is_some_and(|v| v.as_bool().unwrap())
 }
 
 fn framing(vector: &Value) -> Framing {
@@ -131,10 +125,7 @@ fn record(fields: &Value) -> Bytes {
         .as_array()
         .unwrap()
         .iter()
-        .map(|fields| Frame {
-            slot: number(&fields["slot"]),
-            speech: speech(fields),
-        })
+        .map(|fields| Frame { slot: number(&fields["slot"]), speech: speech(fields) })
         .collect();
     wire::record_bytes(
         number(&fields["number"]),
@@ -147,13 +138,7 @@ fn record(fields: &Value) -> Bytes {
 
 fn datagram_json(datagram: &Datagram) -> (&'static str, Value) {
     match datagram {
-        Datagram::Ticks {
-            room,
-            epoch,
-            replay,
-            pending,
-            records,
-        } => {
+        Datagram::Ticks { room, epoch, replay, pending, records } => {
             let records: Vec<Value> = records.iter().map(record_json).collect();
             let fields = json!({
                 "room": room, "epoch": epoch, "replay": replay, "pending": pending,
@@ -168,10 +153,9 @@ fn datagram_json(datagram: &Datagram) -> (&'static str, Value) {
             });
             ("beacon", fields)
         }
-        Datagram::Repair(request) => (
-            "repair",
-            json!({ "first": key_json(request.first), "mask": request.mask }),
-        ),
+        Datagram::Repair(request) => {
+            ("repair", json!({ "first": key_json(request.first), "mask": request.mask }))
+        }
         Datagram::Speech { slot, frames } => {
             let frames: Vec<_> = frames.iter().map(speech_json).collect();
             ("speech", json!({ "slot": slot, "frames": frames }))
@@ -207,10 +191,7 @@ fn datagram_bytes(kind: &str, framing: Framing, fields: &Value) -> Bytes {
         ),
         "repair" => wire::repair_bytes(
             framing,
-            &RepairRequest {
-                first: key(&fields["first"]),
-                mask: number(&fields["mask"]),
-            },
+            &RepairRequest { first: key(&fields["first"]), mask: number(&fields["mask"]) },
         ),
         "speech" => {
             let frames = fields["frames"].as_array().unwrap();

@@ -2,10 +2,7 @@
 //!
 //! `README.md` beside this crate has the compiler flags that make it coverage-guided.
 #![no_main]
-#![expect(
-    clippy::print_stderr,
-    reason = "a command line tool speaks to its terminal"
-)]
+#![expect(clippy::print_stderr, reason = "a command line tool speaks to its terminal")]
 
 use std::sync::LazyLock;
 

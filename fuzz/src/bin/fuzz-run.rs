@@ -2,10 +2,7 @@
 //!
 //! Exit code 1 when an input breaks a target; the input is kept and the command that runs it
 //! again is printed.
-#![expect(
-    clippy::print_stderr,
-    reason = "a command line tool speaks to its terminal"
-)]
+#![expect(clippy::print_stderr, reason = "a command line tool speaks to its terminal")]
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic;
@@ -45,11 +42,7 @@ fn main() -> ExitCode {
     };
     if targets.is_empty() {
         let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
-        eprintln!(
-            "no target {}; there is all, {}",
-            arguments.target,
-            names.join(", ")
-        );
+        eprintln!("no target {}; there is all, {}", arguments.target, names.join(", "));
         return ExitCode::from(2);
     }
     let seed = arguments.seed.unwrap_or_else(clock_seed);
@@ -124,10 +117,7 @@ static COUNT: AtomicU64 = AtomicU64::new(0);
 fn try_input(target: Target, input: &[u8]) {
     {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        let running = running.get_or_insert_with(|| Running {
-            target,
-            input: Vec::new(),
-        });
+        let running = running.get_or_insert_with(|| Running { target, input: Vec::new() });
         running.target = target;
         running.input.clear();
         running.input.extend_from_slice(input);
