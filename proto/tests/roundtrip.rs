@@ -175,8 +175,9 @@ fn welcome() -> impl Strategy<Value = Welcome> {
 }
 
 fn room_state() -> impl Strategy<Value = RoomState> {
-    let entry = (any::<u16>(), name(), name(), role())
-        .prop_map(|(slot, identity, name, role)| StageEntry { slot, identity, name, role });
+    let entry = (any::<u16>(), name(), name(), role()).prop_map(|(slot, identity, name, role)| {
+        StageEntry { slot, identity, name, role, muted: slot % 2 == 0 }
+    });
     (name(), any::<u64>(), name(), vec(entry, 0..6), any::<u64>()).prop_map(
         |(room, version, title, stage, listeners)| RoomState {
             room,

@@ -1,4 +1,5 @@
 //! The shard's machine, driven by hand.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
 use stentor_proto::fanout::SessionIx;
