@@ -209,3 +209,38 @@ pub const ROOM_LINGER: Duration = Duration::from_secs(10);
 //   sessions   16,384 × (18 KB quinn-proto + 0.3 KB ours)   = 300   MB
 //   tokens     4,096 × ~0.4 KB                              =   1.6 MB
 const _: () = assert!(ROOMS * RING_TICKS * RECORD_BYTES < 20_000_000);
+
+// --- QUIC driver -----------------------------------------------------------------------------
+
+/// Packets that one `sendmmsg` or `recvmmsg` carries at most.
+pub const PACKET_BATCH: usize = 64;
+/// Events that wait in a driver before it stops reading its socket.
+///
+/// One packet raises a handful at most, so the queue ends a batch of packets above this.
+pub const DRIVER_EVENTS: usize = 4_096;
+/// Bytes of control messages that wait behind a peer's flow control; more closes the session.
+pub const CONTROL_BACKLOG_BYTES: usize = 32 * 1024;
+/// Flow-control window of a session's streams: two control messages (bytes).
+pub const CONTROL_WINDOW_BYTES: u32 = 32 * 1024;
+/// Handshakes that a shard starts in one turn of its loop: about 1 ms at 160 µs each.
+pub const HANDSHAKES_PER_TURN: usize = 6;
+/// First packets of clients that wait for their handshake on one shard.
+pub const INCOMING: usize = 1_024;
+/// Bytes buffered for one client that waits for its handshake: a large first flight.
+pub const INCOMING_BYTES: u64 = 6 * 1024;
+/// Bytes buffered for all clients that wait for their handshake on one shard.
+pub const INCOMING_BYTES_TOTAL: u64 = 2 * 1024 * 1024;
+/// Bytes of datagrams that wait inside one connection: one of the largest size.
+pub const DATAGRAM_WAIT_BYTES: usize = 1_280;
+/// Bytes of received datagrams that one connection holds until they are read.
+pub const DATAGRAM_RECEIVE_BYTES: usize = 64 * 1024;
+/// Congestion window at the start and at most (bytes).
+pub const WINDOW_START_BYTES: u64 = 32 * 1024;
+/// The congestion window never exceeds this (bytes): 5 s of a `voice` room.
+pub const WINDOW_MOST_BYTES: u64 = 64 * 1024;
+/// A connection that hears nothing for this long is dead.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+const _: () = assert!(DATAGRAM_WAIT_BYTES > PEER_DATAGRAM_BYTES);
+const _: () = assert!(CONTROL_BACKLOG_BYTES >= 2 * CONTROL_BYTES);
+const _: () = assert!(WINDOW_START_BYTES <= WINDOW_MOST_BYTES);

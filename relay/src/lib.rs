@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The IO shell of every node.
+
+pub mod quic;
