@@ -7,12 +7,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use quinn_proto::ConnectionError;
 
-/// A connection of one driver.
-///
-/// A small index, for tables beside the driver; it is used again only after [`Event::Closed`] for it
-/// has been taken.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ConnId(pub u32);
+/// A connection of one driver: a small index, the same as its session's in the shard's machine, so
+/// that the fan-out's lists serve both. It is used again only after [`Event::Closed`] for it has been
+/// taken.
+pub use stentor_proto::fanout::SessionIx as ConnId;
 
 /// What happened on a driver's connections.
 #[derive(Debug)]

@@ -1,0 +1,5 @@
+//! The data plane: shards that own their listeners, one thread each.
+
+mod shard;
+
+pub use shard::{Shard, ShardPorts, ShardReport};

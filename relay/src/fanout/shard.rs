@@ -1,0 +1,299 @@
+//! One shard: a plain thread with one socket, its sessions and its copy of every room.
+//!
+//! Each turn: ticks that are due, then timers, then what control says, then input, then effects.
+//! A tick that is due is sent before new handshakes are worked on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use stentor_proto::fanout::SessionIx;
+use stentor_proto::node::{Fanout, NodeShard, ShardEffect, ShardStats, Tick, ToControl, ToShard};
+use stentor_proto::wire::Framing;
+
+use crate::clock::Clock;
+use crate::quic::sys::{Waiter, Waker};
+use crate::quic::{Driver, DriverStats, Event, Outcome, Packet};
+
+/// Packets read in one turn: a batch that takes well under a millisecond to work on.
+const PACKETS_PER_TURN: usize = 256;
+/// Messages from control that are worked on in one turn.
+const MESSAGES_PER_TURN: usize = 256;
+/// Each so many sessions let input wait a millisecond longer before it is drained, for most of it
+/// is acknowledgements, and waking for each costs more than it brings.
+const SESSIONS_PER_MS: usize = 200;
+/// The longest that input waits.
+const INPUT_WAIT: Duration = Duration::from_millis(5);
+/// Rounds of events and effects in one turn.
+const ROUNDS: usize = 4;
+
+/// The ends of a shard's queues.
+pub struct ShardPorts {
+    /// Ticks from control.
+    pub ticks: Receiver<Tick>,
+    /// Messages from control.
+    pub messages: Receiver<ToShard>,
+    /// Messages to control.
+    pub to_control: Sender<ToControl>,
+    /// Wakes control.
+    pub control: Waker,
+    /// Packets that another shard received and that belong here.
+    pub foreign: Receiver<Packet>,
+    /// Where packets go that belong to another shard, by its number.
+    pub others: Vec<(Sender<Packet>, Waker)>,
+    /// Another certificate for those who connect from here on.
+    pub tls: Receiver<Arc<quinn_proto::ServerConfig>>,
+}
+
+/// What a shard tells the rest of its process, once a second.
+#[derive(Debug, Default)]
+pub struct ShardReport {
+    stats: std::sync::Mutex<(ShardStats, DriverStats)>,
+    /// Packets for another shard that did not fit into its queue.
+    pub drop_foreign: AtomicU64,
+}
+
+impl ShardReport {
+    /// The counters as of the last second.
+    #[must_use]
+    pub fn stats(&self) -> (ShardStats, DriverStats) {
+        self.stats.lock().map(|stats| *stats).unwrap_or_default()
+    }
+}
+
+/// One shard.
+pub struct Shard {
+    driver: Driver,
+    node: NodeShard,
+    clock: Clock,
+    ports: ShardPorts,
+    waiter: Waiter,
+    report: Arc<ShardReport>,
+    stop: Arc<AtomicBool>,
+    /// Connections that could not take the datagram at hand.
+    busy: Vec<(SessionIx, Outcome)>,
+    /// Input is not read before this.
+    input_due: Instant,
+    report_due: Instant,
+    /// Whether the last turn left something to do.
+    unsettled: bool,
+}
+
+impl Shard {
+    /// A shard, ready to [`Self::run`] on a thread of its own.
+    #[must_use]
+    pub fn new(
+        driver: Driver,
+        node: NodeShard,
+        clock: Clock,
+        ports: ShardPorts,
+        waiter: Waiter,
+        report: Arc<ShardReport>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            driver,
+            node,
+            clock,
+            ports,
+            waiter,
+            report,
+            stop,
+            busy: Vec::new(),
+            input_due: now,
+            report_due: now,
+            unsettled: false,
+        }
+    }
+
+    /// Runs until it is told to stop. The error is the socket's.
+    ///
+    /// # Errors
+    /// When the socket or the wait fails for good.
+    pub fn run(mut self) -> std::io::Result<()> {
+        while !self.stop.load(Ordering::Relaxed) {
+            self.turn()?;
+            self.wait()?;
+        }
+        self.driver.flush(Instant::now());
+        Ok(())
+    }
+
+    fn turn(&mut self) -> std::io::Result<()> {
+        let now = Instant::now();
+        self.ticks(now);
+        self.timers(now);
+        for message in self.ports.messages.try_iter().take(MESSAGES_PER_TURN) {
+            self.node.handle_message(self.clock.time(now), message);
+        }
+        if now >= self.input_due {
+            let received = self.driver.receive(now, PACKETS_PER_TURN)?;
+            if received.drained {
+                let wait = self.driver.connections() / SESSIONS_PER_MS;
+                let wait = Duration::from_millis(wait as u64).min(INPUT_WAIT);
+                self.input_due = now + wait;
+            }
+        }
+        if let Ok(config) = self.ports.tls.try_recv() {
+            self.driver.set_server_config(Some(config));
+        }
+        for packet in self.ports.foreign.try_iter().take(PACKETS_PER_TURN) {
+            self.driver.inject(now, packet);
+        }
+        // What is sent may end a wait, and what is closed is an event: a few rounds settle it, and
+        // what is left is the next turn's.
+        self.unsettled = true;
+        for _ in 0..ROUNDS {
+            let events = self.events(now);
+            let effects = self.effects(now);
+            self.driver.flush(now);
+            if events + effects == 0 {
+                self.unsettled = false;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn ticks(&mut self, now: Instant) {
+        while let Ok(tick) = self.ports.ticks.try_recv() {
+            if let Some(fanout) = self.node.handle_tick(self.clock.time(now), &tick) {
+                self.send(now, fanout, true);
+            }
+        }
+    }
+
+    fn timers(&mut self, now: Instant) {
+        self.driver.handle_timeouts(now);
+        let time = self.clock.time(now);
+        if time >= self.node.poll_timeout() {
+            self.node.handle_timeout(time);
+            while let Some(fanout) = self.node.poll_beacon(time) {
+                self.send(now, fanout, false);
+            }
+        }
+        if now >= self.report_due {
+            self.report_due = now + Duration::from_secs(1);
+            if let Ok(mut stats) = self.report.stats.lock() {
+                *stats = (*self.node.stats(), *self.driver.stats());
+            }
+        }
+    }
+
+    /// Sends a tick or a beacon to everyone it is for: one copy of its bytes for all.
+    fn send(&mut self, now: Instant, fanout: Fanout, keep: bool) {
+        let busy = &mut self.busy;
+        let mut offered = 0;
+        for (list, bytes) in self.node.fanout(fanout) {
+            offered += list.len() as u64;
+            self.driver.send_to_all(now, list, bytes, &mut |ix, outcome| busy.push((ix, outcome)));
+        }
+        self.driver.flush(now);
+        self.node.handle_offered(offered);
+        // A beacon that cannot go out at once is worth nothing later.
+        for (ix, outcome) in self.busy.drain(..) {
+            match outcome {
+                Outcome::Full if keep => self.node.handle_busy(ix, fanout.number),
+                Outcome::Waiting if keep => {
+                    self.node.handle_busy(ix, fanout.number.saturating_add(1));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn events(&mut self, now: Instant) -> usize {
+        let mut count = 0;
+        while let Some(event) = self.driver.poll_event() {
+            count += 1;
+            let time = self.clock.time(now);
+            match event {
+                Event::Connected { conn, .. } => self.node.handle_open(time, conn, Framing::Quic),
+                Event::Control { conn, bytes } => self.node.handle_control(time, conn, &bytes),
+                Event::ControlFinished { .. } => {}
+                Event::Datagram { conn, bytes, .. } => {
+                    self.node.handle_datagram(time, conn, bytes);
+                }
+                Event::Unblocked { conn } => self.catch_up(now, conn),
+                Event::Closed { conn, .. } => self.node.handle_closed(time, conn),
+                Event::Foreign { shard, packet } => self.pass_on(shard, packet),
+            }
+        }
+        count
+    }
+
+    fn effects(&mut self, now: Instant) -> usize {
+        let mut count = 0;
+        while let Some(effect) = self.node.poll_effect() {
+            count += 1;
+            match effect {
+                ShardEffect::SendControl { session, bytes } => {
+                    if self.driver.send_control(session, bytes).is_err() {
+                        let code = stentor_proto::wire::CloseCode::TooManyMessages as u32;
+                        self.driver.close(now, session, code, "control messages are not read");
+                    }
+                }
+                ShardEffect::SendDatagram { session, bytes } => {
+                    if !matches!(
+                        self.driver.send_datagram(now, session, bytes),
+                        Outcome::Sent | Outcome::Waiting
+                    ) {
+                        self.node.handle_shed();
+                    }
+                }
+                ShardEffect::Close { session, close } => {
+                    self.driver.close(now, session, close.code as u32, &close.reason);
+                }
+                ShardEffect::ToControl(message) => self.tell(message),
+            }
+        }
+        count
+    }
+
+    /// Serves a session that lagged from the ring, until its connection is full again.
+    fn catch_up(&mut self, now: Instant, conn: SessionIx) {
+        while let Some((number, bytes)) = self.node.handle_ready(conn) {
+            match self.driver.send_datagram(now, conn, bytes) {
+                Outcome::Sent => {}
+                Outcome::Full => return self.node.handle_unsent(conn, number),
+                Outcome::Waiting | Outcome::Closed | Outcome::TooLarge => return,
+            }
+        }
+    }
+
+    fn tell(&mut self, message: ToControl) {
+        match self.ports.to_control.try_send(message) {
+            Ok(()) => self.ports.control.wake(),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.node.handle_control_full();
+            }
+        }
+    }
+
+    fn pass_on(&self, shard: u16, packet: Packet) {
+        let sent = self.ports.others.get(usize::from(shard)).is_some_and(|(queue, waker)| {
+            let sent = queue.try_send(packet).is_ok();
+            waker.wake();
+            sent
+        });
+        if !sent {
+            self.report.drop_foreign.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn wait(&mut self) -> std::io::Result<()> {
+        let node = self.clock.instant(self.node.poll_timeout());
+        let now = Instant::now();
+        let paused = self.input_due > now;
+        let input = paused.then_some(self.input_due);
+        let deadlines = [node, self.driver.next_timeout(), input, Some(self.report_due)];
+        let due = deadlines.into_iter().flatten().min().unwrap_or(self.report_due);
+        let due = if self.unsettled { now } else { due };
+        let socket = [self.driver.socket()];
+        let watched = if paused { &[][..] } else { &socket[..] };
+        self.waiter.wait(watched, Some(due.saturating_duration_since(now)))?;
+        Ok(())
+    }
+}

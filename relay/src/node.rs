@@ -1,0 +1,283 @@
+//! A node's threads and the queues between them: one control thread, one thread a shard.
+//!
+//! Relays and origins start the same way; only their [`NodeControl`] differs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use stentor_proto::limits;
+use stentor_proto::node::{NodeControl, NodeShard, ShardSettings};
+use stentor_proto::token::Verifier;
+
+use crate::clock::Clock;
+use crate::fanout::{Shard, ShardPorts, ShardReport};
+use crate::quic::config::{ConfigError, SharedKeys, TransportSettings, server_config};
+use crate::quic::sys::{BindOptions, Waiter, Waker, bind, pin_to_core};
+use crate::quic::{Driver, DriverSettings};
+use crate::uplink::{Control, ControlPorts, ControlReport, EventLog, ShardLink, Uplinks};
+
+/// Packets that wait for another shard.
+const FOREIGN_QUEUE: usize = 1_024;
+
+/// What a node is made of.
+pub struct NodePlan {
+    /// Where it listens (UDP).
+    pub listen: SocketAddr,
+    /// How many shards it has.
+    pub shards: u16,
+    /// The core of each shard; the rest are not pinned.
+    pub cores: Vec<usize>,
+    /// TLS for those who connect.
+    pub tls: rustls::ServerConfig,
+    /// Transport settings for those who connect.
+    pub transport: TransportSettings,
+    /// How to connect to parents; `None` at an origin.
+    pub uplinks: Option<quinn_proto::ClientConfig>,
+    /// The node's clock, which control has been given too.
+    pub clock: Clock,
+    /// The machine that is not a shard's.
+    pub control: NodeControl,
+    /// Every shard's settings; the number is set here, the capacity is shared out.
+    pub shard: ShardSettings,
+    /// Verifies tokens until control says otherwise.
+    pub verifier: Verifier,
+    /// Where ticks are noted, if anywhere.
+    pub events: Option<EventLog>,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The socket.
+    #[error("cannot listen on {address} (UDP): {error}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The system's words.
+        error: std::io::Error,
+    },
+    /// Certificates or transport settings.
+    #[error(transparent)]
+    Quic(#[from] ConfigError),
+    /// Threads or descriptors.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// A running node. Dropping it ends its threads.
+pub struct RunningNode {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What each shard reports.
+    pub shards: Vec<Arc<ShardReport>>,
+    /// What control reports.
+    pub control: Arc<ControlReport>,
+    /// Says why, when a thread has failed.
+    pub failed: Receiver<String>,
+    keys: SharedKeys,
+    transport: TransportSettings,
+    tls: Vec<Sender<Arc<quinn_proto::ServerConfig>>>,
+    stop: Arc<AtomicBool>,
+    drain: Arc<AtomicBool>,
+    wakers: Vec<Waker>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl RunningNode {
+    /// Binds the sockets and starts the threads.
+    ///
+    /// # Errors
+    /// When a socket, a descriptor or a thread is not to be had, or TLS is not usable.
+    pub fn start(plan: NodePlan) -> Result<Self, StartError> {
+        let keys = SharedKeys::random()?;
+        let server = server_config(plan.tls, &keys, &plan.transport)?;
+        let count = plan.shards.max(1);
+        let (to_control, messages) = bounded(limits::TO_CONTROL);
+        let control_waiter = Waiter::new()?;
+        let (failed_at, failed) = bounded(usize::from(count) + 1);
+        let mut node = Self {
+            listen: plan.listen,
+            shards: Vec::new(),
+            control: Arc::default(),
+            failed,
+            keys,
+            transport: plan.transport,
+            tls: Vec::new(),
+            stop: Arc::default(),
+            drain: Arc::default(),
+            wakers: vec![control_waiter.waker()],
+            threads: Vec::new(),
+        };
+        let waiters = (0..count).map(|_| Waiter::new()).collect::<Result<Vec<_>, _>>()?;
+        let (others, inboxes): (Vec<_>, Vec<_>) = waiters
+            .iter()
+            .map(|waiter| {
+                let (sender, receiver) = bounded(FOREIGN_QUEUE);
+                ((sender, waiter.waker()), receiver)
+            })
+            .unzip();
+        let mut links = Vec::new();
+        for ((shard, waiter), foreign) in (0..count).zip(waiters).zip(inboxes) {
+            let driver = node.listening_driver(shard, count, server.clone())?;
+            let (ticks_in, ticks) = bounded(limits::TICK_QUEUE);
+            let (messages_in, shard_messages) = bounded(limits::TO_SHARD);
+            let (tls_in, tls) = bounded(1);
+            let waker = waiter.waker();
+            let settings = ShardSettings {
+                shard,
+                // The first shards take what does not divide.
+                capacity: share(plan.shard.capacity, count, shard),
+                seed: plan.shard.seed.wrapping_add(shard.into()),
+                ..plan.shard.clone()
+            };
+            let machine =
+                NodeShard::new(settings, plan.verifier.clone(), plan.clock.time(Instant::now()));
+            let ports = ShardPorts {
+                ticks,
+                messages: shard_messages,
+                to_control: to_control.clone(),
+                control: control_waiter.waker(),
+                foreign,
+                others: others.clone(),
+                tls,
+            };
+            let report = Arc::<ShardReport>::default();
+            let stop = node.stop.clone();
+            let thread =
+                Shard::new(driver, machine, plan.clock, ports, waiter, report.clone(), stop);
+            let core = plan.cores.get(usize::from(shard)).copied();
+            node.spawn(format!("shard-{shard}"), core, failed_at.clone(), move || thread.run())?;
+            node.shards.push(report);
+            node.tls.push(tls_in);
+            node.wakers.push(waker.clone());
+            links.push(ShardLink { ticks: ticks_in, messages: messages_in, waker });
+        }
+        let uplinks =
+            plan.uplinks.map(|client| node.uplinks(client, &control_waiter)).transpose()?;
+        let ports = ControlPorts {
+            shards: links,
+            messages,
+            waiter: control_waiter,
+            report: node.control.clone(),
+            events: plan.events,
+            stop: node.stop.clone(),
+            drain: node.drain.clone(),
+        };
+        let control = Control::new(plan.control, plan.clock, uplinks, ports);
+        node.spawn("control".into(), None, failed_at, move || control.run())?;
+        Ok(node)
+    }
+
+    /// Takes no newcomers from here on.
+    pub fn drain(&self) {
+        self.drain.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// Uses another certificate for those who connect from here on.
+    ///
+    /// # Errors
+    /// When it is not usable; the former one stays in use.
+    pub fn set_tls(&self, tls: rustls::ServerConfig) -> Result<(), ConfigError> {
+        let server = server_config(tls, &self.keys, &self.transport)?;
+        for queue in &self.tls {
+            // A shard that has not taken the last one yet takes this one with the next reload.
+            let _ = queue.try_send(server.clone());
+        }
+        self.wake();
+        Ok(())
+    }
+
+    fn listening_driver(
+        &mut self,
+        shard: u16,
+        shards: u16,
+        server: Arc<quinn_proto::ServerConfig>,
+    ) -> Result<Driver, StartError> {
+        let options = BindOptions { reuse_port: shards > 1, ..BindOptions::default() };
+        let listen = |error| StartError::Listen { address: self.listen, error };
+        let socket = bind(self.listen, options).map_err(listen)?;
+        // Port 0 is any free one: the other shards bind the one that the first was given.
+        self.listen = socket.local_addr()?;
+        let settings = DriverSettings::server(server, &self.keys, shard, shards);
+        Ok(Driver::new(socket, settings, Instant::now())?)
+    }
+
+    fn uplinks(
+        &self,
+        client: quinn_proto::ClientConfig,
+        waiter: &Waiter,
+    ) -> Result<Uplinks, StartError> {
+        let any = SocketAddr::from(([0u16; 8], 0));
+        let socket = bind(any, BindOptions::default())
+            .map_err(|error| StartError::Listen { address: any, error })?;
+        let driver = Driver::new(socket, DriverSettings::client(&self.keys), Instant::now())?;
+        Ok(Uplinks::new(driver, client, waiter.waker()))
+    }
+
+    fn spawn(
+        &mut self,
+        name: String,
+        core: Option<usize>,
+        failed: Sender<String>,
+        run: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+    ) -> Result<(), StartError> {
+        let thread_name = name.clone();
+        let body = move || {
+            if let Some(core) = core
+                && let Err(error) = pin_to_core(core)
+            {
+                tracing::warn!("{name} is not pinned to core {core}: {error}");
+            }
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+            let why = match outcome {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => format!("the thread {name} ended: {error}"),
+                Err(_) => format!("the thread {name} panicked; please report this"),
+            };
+            // The queue holds a message of every thread.
+            let _ = failed.try_send(why);
+        };
+        self.threads.push(std::thread::Builder::new().name(thread_name).spawn(body)?);
+        Ok(())
+    }
+
+    fn wake(&self) {
+        for waker in &self.wakers {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for RunningNode {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.wake();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so in `failed`.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One shard's part of a node's capacity.
+fn share(whole: u32, shards: u16, shard: u16) -> u32 {
+    whole / u32::from(shards) + u32::from(u32::from(shard) < whole % u32::from(shards))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_to_the_whole() {
+        for (whole, shards) in [(10, 3), (0, 2), (7, 7), (4_000, 1)] {
+            let sum: u32 = (0..shards).map(|shard| share(whole, shards, shard)).sum();
+            assert_eq!(sum, whole);
+        }
+    }
+}

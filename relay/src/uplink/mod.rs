@@ -1,0 +1,370 @@
+//! The control thread: the uplinks to the origin and the parents, and [`NodeControl`].
+//!
+//! A thread of its own, not a task: a tick passes through it on its way to the shards, and its
+//! delay is the hop's.
+
+mod events;
+mod resolve;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender};
+use stentor_proto::node::{
+    ControlEffect, ControlStats, LinkId, NodeControl, NodeView, ToControl, ToShard,
+};
+
+pub use self::events::EventLog;
+use self::resolve::{Resolved, Resolver};
+use crate::clock::Clock;
+use crate::quic::sys::{Waiter, Waker};
+use crate::quic::{ConnId, Driver, Event};
+
+/// Messages from shards that are worked on in one turn.
+const MESSAGES_PER_TURN: usize = 1_024;
+/// Packets read in one turn.
+const PACKETS_PER_TURN: usize = 256;
+
+/// The ends of control's queues to one shard.
+pub struct ShardLink {
+    /// Ticks.
+    pub ticks: Sender<stentor_proto::node::Tick>,
+    /// Messages.
+    pub messages: Sender<ToShard>,
+    /// Wakes the shard.
+    pub waker: Waker,
+}
+
+/// What control tells the rest of its process, once a second.
+#[derive(Debug, Default)]
+pub struct ControlReport {
+    /// What the node looks like.
+    pub view: ArcSwap<NodeView>,
+    /// The counters.
+    pub stats: ArcSwap<ControlReportStats>,
+}
+
+/// Counters of the control thread.
+#[derive(Clone, Debug, Default)]
+pub struct ControlReportStats {
+    /// The machine's own.
+    pub control: ControlStats,
+    /// The rooms' own, at the origin: room, cause, count.
+    pub rooms: Vec<(String, &'static str, u64)>,
+    /// Ticks that a shard's full queue dropped.
+    pub drop_tick_queue: u64,
+    /// Messages that a shard's full queue dropped.
+    pub drop_shard_queue: u64,
+    /// Ticks with frames, and frames in them, since the start (at the origin).
+    pub spoken: (u64, u64),
+    /// How long ticks collected: p50 and p99 of the last ten seconds, in microseconds.
+    pub collect_us: (u32, u32),
+}
+
+/// How uplinks are made: certificates to trust and transport settings.
+pub type ClientConfig = quinn_proto::ClientConfig;
+
+/// The control thread of a node.
+pub struct Control {
+    node: NodeControl,
+    clock: Clock,
+    /// Absent at an origin, which has no uplinks.
+    uplinks: Option<Uplinks>,
+    shards: Vec<ShardLink>,
+    messages: Receiver<ToControl>,
+    waiter: Waiter,
+    report: Arc<ControlReport>,
+    events: Option<EventLog>,
+    stop: Arc<AtomicBool>,
+    drain: Arc<AtomicBool>,
+    draining: bool,
+    stats: ControlReportStats,
+    collected: Vec<u32>,
+    report_due: Instant,
+}
+
+/// The uplinks' sessions.
+pub struct Uplinks {
+    driver: Driver,
+    client: ClientConfig,
+    resolver: Resolver,
+    by_link: BTreeMap<LinkId, ConnId>,
+    by_conn: BTreeMap<ConnId, LinkId>,
+}
+
+impl Uplinks {
+    /// Uplinks over `driver`; `waker` wakes the control thread when a name is resolved.
+    #[must_use]
+    pub fn new(driver: Driver, client: ClientConfig, waker: Waker) -> Self {
+        let resolver = Resolver::new(waker);
+        Self { driver, client, resolver, by_link: BTreeMap::new(), by_conn: BTreeMap::new() }
+    }
+}
+
+/// What the control thread is given.
+pub struct ControlPorts {
+    /// One for each shard, in their order.
+    pub shards: Vec<ShardLink>,
+    /// Messages from all shards.
+    pub messages: Receiver<ToControl>,
+    /// What the thread waits on.
+    pub waiter: Waiter,
+    /// Where it reports.
+    pub report: Arc<ControlReport>,
+    /// Where it writes its events, if anywhere.
+    pub events: Option<EventLog>,
+    /// Set to end the thread.
+    pub stop: Arc<AtomicBool>,
+    /// Set to drain the node.
+    pub drain: Arc<AtomicBool>,
+}
+
+impl Control {
+    /// The control thread of a node, ready to [`Self::run`].
+    #[must_use]
+    pub fn new(
+        node: NodeControl,
+        clock: Clock,
+        uplinks: Option<Uplinks>,
+        ports: ControlPorts,
+    ) -> Self {
+        Self {
+            node,
+            clock,
+            uplinks,
+            shards: ports.shards,
+            messages: ports.messages,
+            waiter: ports.waiter,
+            report: ports.report,
+            events: ports.events,
+            stop: ports.stop,
+            drain: ports.drain,
+            draining: false,
+            stats: ControlReportStats::default(),
+            collected: Vec::new(),
+            report_due: Instant::now(),
+        }
+    }
+
+    /// Runs until it is told to stop.
+    ///
+    /// # Errors
+    /// When the socket or the wait fails for good.
+    pub fn run(mut self) -> std::io::Result<()> {
+        while !self.stop.load(Ordering::Relaxed) {
+            self.turn()?;
+            self.wait()?;
+        }
+        if let Some(uplinks) = &mut self.uplinks {
+            uplinks.driver.flush(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> std::io::Result<()> {
+        let now = Instant::now();
+        let time = self.clock.time(now);
+        if self.drain.load(Ordering::Relaxed) && !self.draining {
+            self.draining = true;
+            self.node.handle_drain();
+        }
+        if let Some(uplinks) = &mut self.uplinks {
+            uplinks.driver.receive(now, PACKETS_PER_TURN)?;
+            uplinks.driver.handle_timeouts(now);
+        }
+        self.link_events(now);
+        for _ in 0..MESSAGES_PER_TURN {
+            let Ok(message) = self.messages.try_recv() else { break };
+            self.node.handle_message(time, message);
+            self.pass_ticks(0);
+        }
+        if time >= self.node.poll_timeout() {
+            self.node.handle_timeout(time);
+            self.pass_ticks(0);
+        }
+        self.effects(now);
+        if let Some(uplinks) = &mut self.uplinks {
+            uplinks.driver.flush(now);
+        }
+        if now >= self.report_due {
+            self.report_due = now + Duration::from_secs(1);
+            self.publish(now);
+        }
+        Ok(())
+    }
+
+    fn link_events(&mut self, now: Instant) {
+        let time = self.clock.time(now);
+        while let Some(uplinks) = &mut self.uplinks {
+            let Some(event) = uplinks.driver.poll_event() else { return };
+            match event {
+                Event::Connected { conn, .. } => {
+                    if let Some(&link) = uplinks.by_conn.get(&conn) {
+                        self.node.handle_link_up(time, link);
+                    }
+                }
+                Event::Control { conn, bytes } => {
+                    if let Some(&link) = uplinks.by_conn.get(&conn) {
+                        self.node.handle_link_control(time, link, &bytes);
+                    }
+                }
+                Event::Datagram { conn, bytes, received_ns } => {
+                    if let Some(&link) = uplinks.by_conn.get(&conn) {
+                        self.node.handle_link_datagram(time, link, bytes);
+                        self.pass_ticks(received_ns);
+                    }
+                }
+                Event::Closed { conn, reason } => {
+                    if let Some(link) = uplinks.by_conn.remove(&conn) {
+                        uplinks.by_link.remove(&link);
+                        self.node.handle_link_down(time, link, &reason.to_string());
+                    }
+                }
+                Event::ControlFinished { .. } | Event::Unblocked { .. } | Event::Foreign { .. } => {
+                }
+            }
+        }
+    }
+
+    /// Hands the ticks that control let through to every shard, and wakes them.
+    fn pass_ticks(&mut self, received_ns: u64) {
+        let mut passed = false;
+        while let Some(tick) = self.node.poll_tick() {
+            passed = true;
+            if let Some(events) = &self.events {
+                events.tick(&tick, received_ns);
+            }
+            for shard in &self.shards {
+                if shard.ticks.try_send(tick.clone()).is_err() {
+                    self.stats.drop_tick_queue += 1;
+                }
+            }
+        }
+        if passed {
+            for shard in &self.shards {
+                shard.waker.wake();
+            }
+        }
+        if let NodeControl::Origin(origin) = &mut self.node {
+            while let Some((waited_us, frames)) = origin.poll_collected() {
+                self.stats.spoken.0 += 1;
+                self.stats.spoken.1 += u64::from(frames);
+                self.collected.push(waited_us);
+            }
+        }
+    }
+
+    fn effects(&mut self, now: Instant) {
+        self.resolved(now);
+        while let Some(effect) = self.node.poll_effect() {
+            match effect {
+                ControlEffect::ToShard { shard, message } => {
+                    self.send_to_shard(usize::from(shard), message);
+                }
+                ControlEffect::ToShards(message) => {
+                    for shard in 0..self.shards.len() {
+                        self.send_to_shard(shard, message.clone());
+                    }
+                }
+                ControlEffect::Note { warn: true, text } => tracing::warn!("{text}"),
+                ControlEffect::Note { warn: false, text } => tracing::info!("{text}"),
+                ControlEffect::Connect { link, address } => {
+                    if let Some(uplinks) = &mut self.uplinks {
+                        uplinks.resolver.resolve(link, address);
+                    }
+                    self.resolved(now);
+                }
+                ControlEffect::Disconnect { link, close } => {
+                    if let Some(uplinks) = &mut self.uplinks
+                        && let Some(conn) = uplinks.by_link.remove(&link)
+                    {
+                        uplinks.by_conn.remove(&conn);
+                        uplinks.driver.close(now, conn, close.code as u32, &close.reason);
+                    }
+                }
+                ControlEffect::SendControl { link, bytes } => self.send_control(now, link, bytes),
+                ControlEffect::SendDatagram { link, bytes } => {
+                    if let Some(uplinks) = &mut self.uplinks
+                        && let Some(&conn) = uplinks.by_link.get(&link)
+                    {
+                        uplinks.driver.send_datagram(now, conn, bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    fn send_control(&mut self, now: Instant, link: LinkId, bytes: bytes::Bytes) {
+        let Some(uplinks) = &mut self.uplinks else { return };
+        let Some(&conn) = uplinks.by_link.get(&link) else { return };
+        if uplinks.driver.send_control(conn, bytes).is_err() {
+            let code = stentor_proto::wire::CloseCode::Internal as u32;
+            uplinks.driver.close(now, conn, code, "the parent does not read its control stream");
+        }
+    }
+
+    /// Opens the sessions whose addresses are known by now.
+    fn resolved(&mut self, now: Instant) {
+        let time = self.clock.time(now);
+        while let Some(uplinks) = &mut self.uplinks {
+            let Some(Resolved { link, host, address }) = uplinks.resolver.poll() else { return };
+            let connected = address.and_then(|address| {
+                uplinks
+                    .driver
+                    .connect(now, uplinks.client.clone(), address, &host)
+                    .map_err(|error| error.to_string())
+            });
+            match connected {
+                Ok(conn) => {
+                    uplinks.by_link.insert(link, conn);
+                    uplinks.by_conn.insert(conn, link);
+                }
+                Err(reason) => self.node.handle_link_down(time, link, &reason),
+            }
+        }
+    }
+
+    fn send_to_shard(&mut self, shard: usize, message: ToShard) {
+        let Some(link) = self.shards.get(shard) else { return };
+        if link.messages.try_send(message).is_err() {
+            self.stats.drop_shard_queue += 1;
+        }
+        link.waker.wake();
+    }
+
+    fn publish(&mut self, now: Instant) {
+        self.collected.sort_unstable();
+        let at = |share: usize| {
+            let last = self.collected.len().checked_sub(1)?;
+            self.collected.get(last * share / 100).copied()
+        };
+        self.stats.collect_us = (at(50).unwrap_or(0), at(99).unwrap_or(0));
+        if self.collected.len() > 500 {
+            self.collected.clear();
+        }
+        self.stats.control = self.node.stats();
+        if let NodeControl::Origin(origin) = &self.node {
+            let counters = origin.room_counters();
+            self.stats.rooms = counters.map(|(room, c, n)| (room.to_owned(), c, n)).collect();
+        }
+        self.report.stats.store(Arc::new(self.stats.clone()));
+        self.report.view.store(Arc::new(self.node.view(self.clock.time(now))));
+    }
+
+    fn wait(&mut self) -> std::io::Result<()> {
+        let now = Instant::now();
+        let node = self.clock.instant(self.node.poll_timeout());
+        let driver = self.uplinks.as_mut().and_then(|uplinks| uplinks.driver.next_timeout());
+        let due = [node, driver, Some(self.report_due)].into_iter().flatten().min();
+        let due = due.unwrap_or(self.report_due);
+        let timeout = Some(due.saturating_duration_since(now));
+        match &self.uplinks {
+            Some(uplinks) => self.waiter.wait(&[uplinks.driver.socket()], timeout)?,
+            None => self.waiter.wait(&[], timeout)?,
+        };
+        Ok(())
+    }
+}
