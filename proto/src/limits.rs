@@ -244,3 +244,60 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const _: () = assert!(DATAGRAM_WAIT_BYTES > PEER_DATAGRAM_BYTES);
 const _: () = assert!(CONTROL_BACKLOG_BYTES >= 2 * CONTROL_BYTES);
 const _: () = assert!(WINDOW_START_BYTES <= WINDOW_MOST_BYTES);
+
+// --- The tree --------------------------------------------------------------------------------
+
+/// First-level relays that the origin feeds by default: 64 × 50 ticks/s is 3,200 datagrams/s.
+pub const ORIGIN_CHILDREN: u32 = 64;
+/// The least that the origin's limit may be: below one relay there are no two paths.
+pub const ORIGIN_CHILDREN_LEAST: u32 = 2;
+/// One session in this many of a relay's capacity is for child relays by default.
+///
+/// A child takes two sessions (one on each parent), so the tree widens by capacity / 16 a level:
+/// 16,384 sessions are 2,048 for children, and 64 first-level relays carry 65,536 on level 2.
+pub const CHILDREN_ONE_IN: u32 = 8;
+/// Child relays of any relay that has the sessions for them, however small its share is.
+pub const CHILDREN_LEAST: u32 = 2;
+/// Parents of a relay below the first level.
+pub const PARENTS: usize = 2;
+/// The best candidates that the planner looks at for one relay, by region, round trip, headroom.
+pub const PLAN_CANDIDATES: usize = 128;
+/// Pairs of candidates that the planner compares for one relay: every pair of 90 candidates.
+pub const PLAN_PAIRS: usize = 4_096;
+/// Relays that the planner places anew within one call; the rest follows at its next timeout.
+pub const PLAN_STEPS: usize = 256;
+/// Two parents' round trips count as equal within this (microseconds).
+pub const ROUND_TRIP_STEP_US: u32 = 5_000;
+/// What a round trip counts as that nobody measured (microseconds).
+pub const ROUND_TRIP_UNKNOWN_US: u32 = 50_000;
+/// Round trips kept of one relay's report.
+pub const ROUND_TRIPS: usize = 32;
+/// A parent is exchanged for a nearer one only if it is at least this many times as far…
+pub const NEARER_TIMES: u32 = 2;
+/// …and further by this (microseconds)…
+pub const NEARER_BY_US: u32 = 20_000;
+/// …and the relay was not moved for this long.
+pub const NEARER_APART: Duration = Duration::from_secs(60);
+/// A relay with a pinned level may still be moved to parents right above it for this long after
+/// it joined: relays of a starting tree do not register in the order of their levels.
+pub const SETTLING: Duration = Duration::from_secs(30);
+/// A relay without a report for this long has left (reports come every second).
+pub const REPORT_EXPIRY: Duration = Duration::from_secs(10);
+/// Child states in a relay's sums: its most children, all of one shard's sessions.
+pub const SUM_CHILDREN: usize = 16_384;
+/// Former parents that a relay holds beside its two while it moves.
+pub const FORMER_PARENTS: usize = 2;
+/// A former parent is left after this long if any new one is up.
+pub const FORMER_PARENT_HOLD: Duration = Duration::from_secs(5);
+/// A link to a parent that is neither up nor refused by then is given up and tried again.
+pub const PARENT_CONNECT: Duration = Duration::from_secs(5);
+/// The first wait before a parent is tried again; it doubles with each failure.
+pub const PARENT_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest wait before a parent is tried again.
+pub const PARENT_BACKOFF_MOST: Duration = Duration::from_secs(10);
+/// A link that was up for this long ends the back-off.
+pub const PARENT_STABLE: Duration = Duration::from_secs(5);
+
+// The planner's table: 16,384 relays × (~0.5 KB facts + 0.3 KB why + 32 × ~40 bytes round trips)
+// = 34 MB; its edges: 2 × 16,384 × 16 bytes.
+const _: () = assert!(CHILDREN_LEAST as usize >= PARENTS && ORIGIN_CHILDREN_LEAST >= 2);

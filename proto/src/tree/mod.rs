@@ -1,78 +1,25 @@
-//! interim
-#![allow(missing_docs)]
-use crate::Time;
-use crate::wire::*;
-#[derive(Clone, Debug, Default)]
-pub struct PlannerSettings {}
-#[derive(Debug)]
-pub struct Planner;
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct PlanError;
-pub struct RelaySeat<'a> {
-    pub info: &'a RelayInfo,
-    pub level: u8,
-    pub parents: Vec<&'a str>,
-    pub children: u32,
-    pub listeners: u32,
-    pub why: &'a str,
-}
-impl Planner {
-    pub fn new(_: PlannerSettings) -> Self {
-        Self
-    }
-    pub fn join(&mut self, _: Time, _: RelayInfo) -> Result<(), PlanError> {
-        Ok(())
-    }
-    pub fn leave(&mut self, _: Time, _: &str) {}
-    pub fn load(&mut self, _: Time, _: &str, _: &Load) {}
-    pub fn level(&self, _: &str) -> Option<u8> {
-        None
-    }
-    pub fn poll_placement(&mut self) -> Option<(String, Placement)> {
-        None
-    }
-    pub fn handle_timeout(&mut self, _: Time) {}
-    pub fn poll_timeout(&self) -> Option<Time> {
-        None
-    }
-    pub fn topology(&self) -> impl Iterator<Item = RelaySeat<'_>> {
-        std::iter::empty()
-    }
-}
-#[derive(Debug, Default)]
-pub struct Sums;
-impl Sums {
-    pub fn report(&mut self, _: Time, _: &str, _: u64, _: u64, _: u64) {}
-    pub fn remove(&mut self, _: &str) {}
-    pub fn expire(&mut self, _: Time) {}
-    pub fn total(&self) -> u64 {
-        0
-    }
-}
-#[derive(Debug)]
-pub struct Attach;
-pub enum AttachAction {
-    Open { relay: String, address: String, primary: bool },
-    Close { relay: String },
-}
-impl Attach {
-    pub fn new(_: u64) -> Self {
-        Self
-    }
-    pub fn handle_placement(&mut self, _: Time, _: Placement) -> bool {
-        true
-    }
-    pub fn handle_up(&mut self, _: Time, _: &str) {}
-    pub fn handle_down(&mut self, _: Time, _: &str, _: &str) {}
-    pub fn handle_timeout(&mut self, _: Time) {}
-    pub fn poll_timeout(&self) -> Option<Time> {
-        None
-    }
-    pub fn poll_action(&mut self) -> Option<AttachAction> {
-        None
-    }
-    pub fn placement(&self) -> Option<&Placement> {
-        None
-    }
-}
+//! The tree of relays: who stands where, and how a relay holds on to its parents.
+//!
+//! The origin runs the [`Planner`]: it gives every relay a level and, below the first level, two
+//! parents on lower levels. A relay runs [`Attach`]: it turns the origin's placements into links,
+//! and leaves a parent only when the next one is up. [`Sums`] adds up what children report, along
+//! primary parents only, so that nobody is counted twice.
+
+mod attach;
+mod paths;
+mod place;
+mod planner;
+mod sums;
+mod table;
+#[cfg(test)]
+mod tests;
+mod view;
+mod why;
+
+pub use attach::{Attach, AttachAction, LinkState, ParentLink};
+pub use planner::{PlanCounts, PlanError, Planner, PlannerSettings, children_limit};
+pub use sums::{Sums, SumsError};
+pub use view::RelayView;
+
+/// The origin's name where a parent is named; no relay may carry it.
+pub const ORIGIN: &str = "origin";

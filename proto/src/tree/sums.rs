@@ -1,0 +1,180 @@
+//! Sums of what children report, along primary parents only.
+
+use std::collections::BTreeMap;
+
+use crate::Time;
+use crate::limits;
+use crate::wire::Load;
+
+/// Why a child's report does not enter the sums; each is counted by the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SumsError {
+    /// It is of a former incarnation, or not newer than the last one.
+    #[error("the report is older than the one that is held")]
+    Stale,
+    /// [`limits::SUM_CHILDREN`] children are held.
+    #[error("{} children report, the limit", limits::SUM_CHILDREN)]
+    TooMany,
+    /// The child's name is empty or too long.
+    #[error("the child's name is empty or too long")]
+    Name,
+}
+
+/// One node's sums. A report is a state: it replaces the child's former one, and expires.
+///
+/// Two parents make a graph, so a child counts only at the first of its parents in force
+/// ([`Load::parents`]). A child sends its load to all of its parents: the former primary learns
+/// from it that it is that no longer, and stops counting at once.
+#[derive(Clone, Debug)]
+pub struct Sums {
+    own: String,
+    children: BTreeMap<String, State>,
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    incarnation: u64,
+    sequence: u64,
+    /// Zero while another parent is the child's primary.
+    listeners: u64,
+    expires: Time,
+}
+
+impl Sums {
+    /// The sums of relay `own`, or of the origin with [`super::ORIGIN`].
+    #[must_use]
+    pub fn new(own: impl Into<String>) -> Self {
+        Self {
+            own: own.into(),
+            children: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a child's report.
+    ///
+    /// # Errors
+    /// When it is stale, its sender has no valid name, or too many children report.
+    pub fn handle(&mut self, now: Time, child: &str, load: &Load) -> Result<(), SumsError> {
+        if child.is_empty() || child.len() > limits::NAME_BYTES {
+            return Err(SumsError::Name);
+        }
+        if let Some(state) = self.children.get(child) {
+            let known = (state.incarnation, state.sequence);
+            if now < state.expires && (load.incarnation, load.sequence) <= known {
+                return Err(SumsError::Stale);
+            }
+        } else if self.children.len() >= limits::SUM_CHILDREN {
+            return Err(SumsError::TooMany);
+        }
+        let is_primary = load.parents.first() == Some(&self.own);
+        let state = State {
+            incarnation: load.incarnation,
+            sequence: load.sequence,
+            listeners: if is_primary { load.listeners_below } else { 0 },
+            expires: now + limits::REPORT_EXPIRY,
+        };
+        self.children.insert(child.to_owned(), state);
+        Ok(())
+    }
+
+    /// Forgets a child whose session ended.
+    pub fn remove(&mut self, child: &str) {
+        self.children.remove(child);
+    }
+
+    /// Forgets children that have not reported for [`limits::REPORT_EXPIRY`].
+    pub fn expire(&mut self, now: Time) {
+        self.children.retain(|_, state| now < state.expires);
+    }
+
+    /// When the next child expires.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.children.values().map(|state| state.expires).min()
+    }
+
+    /// Listeners below the children; with the node's own it is [`Load::listeners_below`].
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let below = self.children.values().map(|state| state.listeners);
+        below.fold(0, u64::saturating_add)
+    }
+
+    /// Children whose states are held.
+    #[must_use]
+    pub fn children(&self) -> usize {
+        self.children.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(sequence: u64, below: u64, parents: &[&str]) -> Load {
+        Load {
+            incarnation: 1,
+            sequence,
+            listeners_below: below,
+            parents: parents.iter().map(|&p| p.to_owned()).collect(),
+            ..Load::default()
+        }
+    }
+
+    #[test]
+    fn a_report_replaces_the_former_one() {
+        let mut sums = Sums::new("a");
+        assert_eq!(
+            sums.handle(Time::ZERO, "c", &load(1, 10, &["a", "b"])),
+            Ok(())
+        );
+        assert_eq!(
+            sums.handle(Time::ZERO, "c", &load(2, 7, &["a", "b"])),
+            Ok(())
+        );
+        assert_eq!(
+            sums.handle(Time::ZERO, "c", &load(1, 10, &["a", "b"])),
+            Err(SumsError::Stale)
+        );
+        assert_eq!(sums.total(), 7);
+    }
+
+    #[test]
+    fn a_child_counts_at_its_primary_alone_also_while_it_changes() {
+        let (mut a, mut b) = (Sums::new("a"), Sums::new("b"));
+        for (sequence, parents) in [(1, ["a", "b"]), (2, ["b", "a"]), (3, ["a", "b"])] {
+            let report = load(sequence, 10, &parents);
+            a.handle(Time::ZERO, "c", &report).unwrap();
+            b.handle(Time::ZERO, "c", &report).unwrap();
+            assert_eq!(a.total() + b.total(), 10, "{parents:?}");
+        }
+    }
+
+    #[test]
+    fn a_silent_child_expires_and_a_new_incarnation_starts_over() {
+        let mut sums = Sums::new("a");
+        sums.handle(Time::ZERO, "c", &load(9, 10, &["a"])).unwrap();
+        let mut reborn = load(1, 3, &["a"]);
+        reborn.incarnation = 2;
+        sums.handle(Time::ZERO, "c", &reborn).unwrap();
+        assert_eq!(sums.total(), 3);
+        let timeout = sums.poll_timeout().unwrap();
+        assert_eq!(timeout, Time::ZERO + limits::REPORT_EXPIRY);
+        sums.expire(timeout);
+        assert_eq!((sums.total(), sums.children()), (0, 0));
+    }
+
+    #[test]
+    fn hostile_totals_do_not_overflow() {
+        let mut sums = Sums::new("a");
+        sums.handle(Time::ZERO, "c", &load(1, u64::MAX, &["a"]))
+            .unwrap();
+        sums.handle(Time::ZERO, "d", &load(1, u64::MAX, &["a"]))
+            .unwrap();
+        assert_eq!(sums.total(), u64::MAX);
+        assert_eq!(
+            sums.handle(Time::ZERO, "", &load(1, 1, &[])),
+            Err(SumsError::Name)
+        );
+    }
+}

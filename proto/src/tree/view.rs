@@ -1,0 +1,104 @@
+//! What others see of the tree: the topology page, and the relays a listener may go to.
+
+use serde::Serialize;
+
+use super::planner::children_limit;
+use super::table::{Index, Table};
+use crate::wire::{Alternate, Load};
+
+/// One relay, for `/topology`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RelayView<'a> {
+    /// Its name.
+    pub id: &'a str,
+    /// Where children and listeners reach it.
+    pub address: &'a str,
+    /// Where it stands in the world.
+    pub region: &'a str,
+    /// 1 stands under the origin.
+    pub level: u8,
+    /// Its parents by plan, the primary first; empty on level 1.
+    pub parents: Vec<&'a str>,
+    /// Child relays by plan.
+    pub children: u32,
+    /// Child relays that it may carry.
+    pub children_limit: u32,
+    /// Sessions that it may carry.
+    pub capacity: u32,
+    /// Whether it gives its children away.
+    pub draining: bool,
+    /// Whether it wants for a parent.
+    pub wanting: bool,
+    /// Its last report; `load.parents` are the parents in force.
+    pub load: &'a Load,
+    /// Why it stands there.
+    pub why: &'a str,
+}
+
+pub(super) fn relay_view(table: &Table, index: Index) -> RelayView<'_> {
+    let node = table.node(index);
+    let parents = node.parents.iter().map(|&p| table.node(p).info.id.as_str());
+    RelayView {
+        id: &node.info.id,
+        address: &node.info.address,
+        region: &node.info.region,
+        level: node.level,
+        parents: parents.collect(),
+        children: u32::try_from(node.children.len()).unwrap_or(u32::MAX),
+        children_limit: children_limit(node.info.capacity, table.settings.children_one_in),
+        capacity: node.info.capacity,
+        draining: node.draining,
+        wanting: table.wanting.contains(&index),
+        load: &node.load,
+        why: &node.why,
+    }
+}
+
+/// At most `n` fed relays with free sessions, of the relay's region first, drawn without
+/// replacement in proportion to their free sessions.
+pub(super) fn alternates(table: &Table, id: &str, n: usize, seed: u64) -> Vec<Alternate> {
+    let own = table.find(id);
+    let region = own.map(|i| table.node(i).info.region.as_str());
+    let mut drawn: Vec<(bool, u64, Index)> = table
+        .iter()
+        .filter(|(i, node)| Some(*i) != own && !node.draining && node.fed())
+        .filter(|(_, node)| node.free() > 0)
+        .map(|(i, node)| {
+            let other = region.is_some_and(|r| r != node.info.region);
+            (other, arrival(mix(seed, i), node.free()), i)
+        })
+        .collect();
+    if drawn.len() > n {
+        drawn.select_nth_unstable(n);
+        drawn.truncate(n);
+    }
+    drawn.sort_unstable();
+    let to_alternate = |(_, _, i): (bool, u64, Index)| {
+        let info = &table.node(i).info;
+        Alternate {
+            relay: info.id.clone(),
+            address: info.address.clone(),
+        }
+    };
+    drawn.into_iter().map(to_alternate).collect()
+}
+
+/// When the first event of a Poisson process of rate `weight` comes: the smallest of several is
+/// each one's in proportion to its weight. Order of the bits is order of the numbers, for both
+/// factors are positive.
+fn arrival(random: u64, weight: u32) -> u64 {
+    let uniform = ((random >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
+    (-uniform.ln() / f64::from(weight)).to_bits()
+}
+
+/// `SplitMix64`: spreads a seed and an index over 64 bits.
+fn mix(seed: u64, index: Index) -> u64 {
+    let mut z = seed.wrapping_add(
+        u64::from(index)
+            .wrapping_add(1)
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15),
+    );
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
