@@ -8,7 +8,7 @@ use super::stats::ControlStats;
 use super::view::{NodeView, RelayView, RoomView};
 use crate::room::{Profile, Room, RoomSettings};
 use crate::session::SessionKey;
-use crate::tree::{Planner, PlannerSettings, Sums};
+use crate::tree::{ORIGIN, Planner, PlannerSettings, Sums};
 use crate::wire::{Close, CloseCode, Load, RelayInfo, Role, SpeechFrame};
 use crate::{Time, limits};
 
@@ -86,7 +86,7 @@ impl OriginControl {
     /// When a configured room breaks a limit.
     pub fn new(settings: OriginSettings, now: Time) -> Result<Self, Close> {
         let mut control = Self {
-            planner: Planner::new(settings.planner.clone()),
+            planner: Planner::new(settings.planner),
             settings,
             rooms: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -94,7 +94,7 @@ impl OriginControl {
             stage: BTreeMap::new(),
             relays: BTreeMap::new(),
             sessions: BTreeMap::new(),
-            sums: Sums::default(),
+            sums: Sums::new(ORIGIN),
             totals: BTreeMap::new(),
             draining: false,
             ticks: VecDeque::new(),
@@ -155,7 +155,10 @@ impl OriginControl {
             }
             self.drain_room(id);
         }
-        self.planner.handle_timeout(now);
+        for id in self.planner.expire(now) {
+            let text = format!("the relay {id} has not reported for too long and is left out");
+            self.effects.push_back(ControlEffect::Note { warn: true, text });
+        }
         self.sums.expire(now);
         self.drain_planner();
     }
@@ -216,14 +219,14 @@ impl OriginControl {
     }
 
     fn relay_views(&self) -> Vec<RelayView> {
-        let seat = |relay: crate::tree::RelaySeat<'_>| RelayView {
-            relay: relay.info.id.clone(),
-            address: relay.info.address.clone(),
+        let seat = |relay: crate::tree::RelayView<'_>| RelayView {
+            relay: relay.id.to_owned(),
+            address: relay.address.to_owned(),
             level: relay.level,
             parents: relay.parents.iter().map(ToString::to_string).collect(),
             children: relay.children,
-            listeners: relay.listeners,
-            capacity: relay.info.capacity,
+            listeners: relay.load.listeners,
+            capacity: relay.capacity,
             why: relay.why.to_owned(),
         };
         self.planner.topology().map(seat).collect()
@@ -387,12 +390,10 @@ impl OriginControl {
             self.stats.stale_messages += 1;
             return;
         };
-        // Sums go through the primary parent only: the origin sums its own children.
-        let own_child = self.planner.level(id) == Some(1);
-        if own_child {
-            self.sums.report(now, id, load.incarnation, load.sequence, load.listeners_below);
+        let (summed, planned) = (self.sums.handle(now, id, load), self.planner.load(now, id, load));
+        if summed.is_err() || planned.is_err() {
+            self.stats.stale_messages += 1;
         }
-        self.planner.load(now, id, load);
         self.drain_planner();
     }
 

@@ -39,9 +39,6 @@ pub struct RelayControl {
     links: BTreeMap<LinkId, Link>,
     next_link: u32,
     origin: links::OriginLink,
-    /// On level 1 the origin itself is the feed.
-    level: Option<u8>,
-    why: String,
     rooms: BTreeMap<String, RelayRoom>,
     names: BTreeMap<u32, String>,
     /// What each shard carries: listeners, children, joins in the last second.
@@ -61,17 +58,15 @@ impl RelayControl {
     #[must_use]
     pub fn new(settings: RelaySettings, now: Time) -> Self {
         let mut control = Self {
-            attach: Attach::new(settings.seed),
+            attach: Attach::new(settings.origin.clone()),
+            sums: Sums::new(settings.info.id.clone()),
             settings,
             links: BTreeMap::new(),
             next_link: 0,
             origin: links::OriginLink::default(),
-            level: None,
-            why: String::new(),
             rooms: BTreeMap::new(),
             names: BTreeMap::new(),
             totals: BTreeMap::new(),
-            sums: Sums::default(),
             children: BTreeMap::new(),
             load_due: now + limits::LOAD_EVERY,
             load_sequence: 0,
@@ -94,11 +89,8 @@ impl RelayControl {
                 self.children.insert(session, info.id);
             }
             ToControl::RelayLoad { session, load } => match self.children.get(&session) {
-                Some(child) => {
-                    let (incarnation, sequence) = (load.incarnation, load.sequence);
-                    self.sums.report(now, child, incarnation, sequence, load.listeners_below);
-                }
-                None => self.stats.stale_messages += 1,
+                Some(child) if self.sums.handle(now, child, &load).is_ok() => {}
+                Some(_) | None => self.stats.stale_messages += 1,
             },
             ToControl::RelayLeave { session } => {
                 if let Some(child) = self.children.remove(&session) {
@@ -129,7 +121,8 @@ impl RelayControl {
     /// Time has come to [`Self::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Time) {
         self.origin_timeout(now);
-        self.attach.handle_timeout(now);
+        let random = self.settings.seed.wrapping_add(now.as_micros());
+        self.attach.handle_timeout(now, random);
         self.follow_attach(now);
         self.rooms_timeout(now);
         if now >= self.load_due {
@@ -172,7 +165,7 @@ impl RelayControl {
         let parents = self.parents().into_iter();
         NodeView {
             node: self.settings.info.id.clone(),
-            level: self.level,
+            level: Some(self.attach.level()).filter(|&level| level > 0),
             not_ready: self.not_ready(),
             listeners: self.listeners(),
             listeners_below: self.listeners() + self.sums.total(),
@@ -182,7 +175,7 @@ impl RelayControl {
                 .collect(),
             rooms: self.rooms.iter().filter_map(|(name, room)| room.view(name)).collect(),
             relays: Vec::new(),
-            why: self.why.clone(),
+            why: self.attach.why().to_owned(),
         }
     }
 
@@ -201,7 +194,8 @@ impl RelayControl {
         self.totals.values().map(|t| u64::from(t.0)).sum()
     }
 
-    /// The load goes to the origin, who plans with it, and to the primary parent, who sums it.
+    /// The load goes to the origin, who plans with it, and to every parent: the primary sums it, the
+    /// others learn that they are not.
     fn report_load(&mut self, now: Time) {
         self.sums.expire(now);
         self.load_sequence += 1;
@@ -213,13 +207,14 @@ impl RelayControl {
             children: self.totals.values().map(|t| t.1).sum(),
             joins_per_s: self.totals.values().map(|t| t.2).sum(),
             round_trips: Vec::new(),
-            parents: self.parents().into_iter().filter(|p| p.2).map(|p| p.0).collect(),
+            parents: self.attach.in_force(),
         };
-        let origin = self.origin.up();
-        let primary = self.feeding_links().next().map(|(link, _)| link);
         let bytes = encode_control(&ClientMessage::Load(load));
-        let both = [origin, primary.filter(|&link| Some(link) != origin)];
-        for link in both.into_iter().flatten() {
+        let parents = self.feeding_links().map(|(link, _)| link);
+        let mut links: Vec<LinkId> = parents.chain(self.origin.up()).collect();
+        links.sort_unstable();
+        links.dedup();
+        for link in links {
             self.effects.push_back(ControlEffect::SendControl { link, bytes: bytes.clone() });
         }
     }

@@ -131,10 +131,7 @@ impl Attach {
         self.level = placement.level;
         self.why.clone_from(&placement.why);
         if placement.level == 1 {
-            self.wanted = vec![Parent {
-                relay: ORIGIN.to_owned(),
-                address: self.origin.clone(),
-            }];
+            self.wanted = vec![Parent { relay: ORIGIN.to_owned(), address: self.origin.clone() }];
         } else if !placement.parents.is_empty() {
             self.wanted.clone_from(&placement.parents);
         }
@@ -238,11 +235,7 @@ impl Attach {
     pub fn parents(&self) -> impl Iterator<Item = ParentLink<'_>> {
         let planned = self.wanted.iter().map(|parent| parent.relay.as_str());
         let is_former = |(_, link): &(&String, &Link)| link.leave_at.is_some();
-        let former = self
-            .links
-            .iter()
-            .filter(is_former)
-            .map(|(name, _)| name.as_str());
+        let former = self.links.iter().filter(is_former).map(|(name, _)| name.as_str());
         planned.chain(former).filter_map(|name| {
             let (relay, link) = self.links.get_key_value(name)?;
             Some(ParentLink {
@@ -261,10 +254,7 @@ impl Attach {
     #[must_use]
     pub fn in_force(&self) -> Vec<String> {
         let up = |link: &ParentLink<'_>| matches!(link.state, LinkState::Up { .. });
-        self.parents()
-            .filter(up)
-            .map(|link| link.relay.to_owned())
-            .collect()
+        self.parents().filter(up).map(|link| link.relay.to_owned()).collect()
     }
 
     /// Brings the links in step with the plan.
@@ -277,12 +267,9 @@ impl Attach {
                     continue;
                 }
                 // The parent stands at another address: the former one is dead or not it.
-                self.actions.push_back(AttachAction::Close {
-                    relay: parent.relay.clone(),
-                });
+                self.actions.push_back(AttachAction::Close { relay: parent.relay.clone() });
             }
-            self.links
-                .insert(parent.relay.clone(), connecting(now, parent));
+            self.links.insert(parent.relay.clone(), connecting(now, parent));
             self.actions.push_back(AttachAction::Open {
                 relay: parent.relay.clone(),
                 address: parent.address.clone(),
@@ -364,10 +351,7 @@ fn back_off(link: &mut Link, now: Time, reason: &str, random: u64) {
         link.failures = 0;
     }
     link.reason = reason.chars().take(limits::NAME_BYTES).collect();
-    link.state = LinkState::BackingOff {
-        since: now,
-        till: now + wait(link.failures, random),
-    };
+    link.state = LinkState::BackingOff { since: now, till: now + wait(link.failures, random) };
     link.failures = link.failures.saturating_add(1);
 }
 
@@ -386,10 +370,8 @@ mod tests {
     const MS: fn(u64) -> Time = Time::from_millis;
 
     fn placement(version: u64, level: u8, parents: &[&str]) -> Placement {
-        let parent = |name: &&str| Parent {
-            relay: (*name).to_owned(),
-            address: format!("{name}:1"),
-        };
+        let parent =
+            |name: &&str| Parent { relay: (*name).to_owned(), address: format!("{name}:1") };
         Placement {
             version,
             level,
@@ -405,9 +387,7 @@ mod tests {
             }
             AttachAction::Close { relay } => format!("close {relay}"),
         };
-        std::iter::from_fn(|| attach.poll_action())
-            .map(text)
-            .collect()
+        std::iter::from_fn(|| attach.poll_action()).map(text).collect()
     }
 
     /// A relay on level 2 with `a` and `b` up.

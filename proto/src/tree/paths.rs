@@ -85,10 +85,7 @@ impl Paths {
             for &b in &candidates[rest..] {
                 walks += 1;
                 if !self.second.meets(table, b, &self.first) {
-                    return Choice {
-                        parents: vec![a, b],
-                        apart: Apart::Fully,
-                    };
+                    return Choice { parents: vec![a, b], apart: Apart::Fully };
                 }
             }
             if walks >= limits::PLAN_PAIRS {
@@ -148,27 +145,18 @@ fn pick_surviving(table: &Table, kept: &[Index], candidates: &[Index]) -> Choice
     let mut all = kept.to_vec();
     all.extend_from_slice(candidates);
     if all.len() < limits::PARENTS {
-        return Choice {
-            parents: all,
-            apart: Apart::Single,
-        };
+        return Choice { parents: all, apart: Apart::Single };
     }
     let firsts = if kept.is_empty() { all.len() } else { 1 };
     let cut: Vec<Vec<Index>> = all.iter().map(|&i| cuts(table, i)).collect();
     for a in 0..firsts {
         for b in a + 1..all.len() {
             if disjoint(&cut[a], &cut[b]) {
-                return Choice {
-                    parents: vec![all[a], all[b]],
-                    apart: Apart::AnyOne,
-                };
+                return Choice { parents: vec![all[a], all[b]], apart: Apart::AnyOne };
             }
         }
     }
-    Choice {
-        parents: vec![all[0], all[1]],
-        apart: Apart::Shared,
-    }
+    Choice { parents: vec![all[0], all[1]], apart: Apart::Shared }
 }
 
 /// The relays whose death silences `index`, itself included, sorted.
@@ -196,11 +184,7 @@ fn cuts(table: &Table, index: Index) -> Vec<Index> {
         let mut own = match table.node(relay).parents.as_slice() {
             [] => Vec::new(),
             [only] => known[only].clone(),
-            [a, b, ..] => known[a]
-                .iter()
-                .filter(|i| known[b].contains(i))
-                .copied()
-                .collect(),
+            [a, b, ..] => known[a].iter().filter(|i| known[b].contains(i)).copied().collect(),
         };
         own.push(relay);
         own.sort_unstable();

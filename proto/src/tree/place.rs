@@ -26,11 +26,7 @@ impl Planner {
         };
         let choice = self.paths.choose(&self.table, index, level, &[]);
         let level = right_below(&self.table, &choice.parents);
-        let cause = if pinned.is_some() {
-            Cause::OriginFull
-        } else {
-            Cause::Joined
-        };
+        let cause = if pinned.is_some() { Cause::OriginFull } else { Cause::Joined };
         self.apply(now, index, level, choice, cause);
         true
     }
@@ -190,10 +186,7 @@ impl Planner {
 
 /// The first level's place: the origin is the feed.
 fn under_origin() -> Choice {
-    Choice {
-        parents: Vec::new(),
-        apart: Apart::Single,
-    }
+    Choice { parents: Vec::new(), apart: Apart::Single }
 }
 
 /// Whether a relay wants for a parent, or for one right above it while the tree starts.
@@ -207,10 +200,7 @@ fn settling(table: &Table, now: Time, index: Index) -> bool {
     let node = table.node(index);
     node.info.level == Some(node.level)
         && now < node.joined + limits::SETTLING
-        && node
-            .parents
-            .iter()
-            .any(|&p| table.node(p).level + 1 != node.level)
+        && node.parents.iter().any(|&p| table.node(p).level + 1 != node.level)
 }
 
 /// A relay's parents that do not drain.

@@ -38,9 +38,7 @@ impl Default for PlannerSettings {
 /// A relay keeps as many of its sessions from listeners, so that a child finds its place.
 #[must_use]
 pub fn children_limit(capacity: u32, one_in: u32) -> u32 {
-    (capacity / one_in.max(1))
-        .max(limits::CHILDREN_LEAST)
-        .min(capacity)
+    (capacity / one_in.max(1)).max(limits::CHILDREN_LEAST).min(capacity)
 }
 
 /// Why the planner refuses a relay's message; each names the guilty relay.
@@ -55,10 +53,7 @@ pub enum PlanError {
         what: &'static str,
     },
     /// The level that the operator wants does not exist.
-    #[error(
-        "relay `{id}`: level {level} is wanted; levels are 1 to {}",
-        limits::LEVELS
-    )]
+    #[error("relay `{id}`: level {level} is wanted; levels are 1 to {}", limits::LEVELS)]
     Level {
         /// The relay's name.
         id: String,
@@ -208,13 +203,10 @@ impl Planner {
             return Ok(());
         }
         let mut load = load.clone();
-        load.round_trips
-            .retain(|(id, _)| self.table.find(id).is_some());
+        load.round_trips.retain(|(id, _)| self.table.find(id).is_some());
         load.round_trips.truncate(limits::ROUND_TRIPS);
-        load.parents
-            .retain(|id| id == ORIGIN || self.table.find(id).is_some());
-        load.parents
-            .truncate(limits::PARENTS + limits::FORMER_PARENTS);
+        load.parents.retain(|id| id == ORIGIN || self.table.find(id).is_some());
+        load.parents.truncate(limits::PARENTS + limits::FORMER_PARENTS);
         self.table.node_mut(index).load = load;
         self.table.reported(index, now);
         self.table.refresh(index);
@@ -266,11 +258,7 @@ impl Planner {
         if !self.due.is_empty() {
             return Some(self.awake);
         }
-        Some(
-            expiry
-                .max(self.amnesty)
-                .min(self.awake + limits::REPORT_EXPIRY / 4),
-        )
+        Some(expiry.max(self.amnesty).min(self.awake + limits::REPORT_EXPIRY / 4))
     }
 
     /// The next placement that its relay has not been told: the relay's name and where to stand.
@@ -296,9 +284,7 @@ impl Planner {
 
     /// Every relay, by name.
     pub fn topology(&self) -> impl Iterator<Item = view::RelayView<'_>> {
-        self.table
-            .iter()
-            .map(|(i, _)| view::relay_view(&self.table, i))
+        self.table.iter().map(|(i, _)| view::relay_view(&self.table, i))
     }
 
     /// One relay.
@@ -398,8 +384,7 @@ impl Planner {
         self.due.remove(&index);
         for child in children {
             self.table.wanting.insert(child);
-            self.due
-                .insert(child, Cause::ParentLeft(node.info.id.clone()));
+            self.due.insert(child, Cause::ParentLeft(node.info.id.clone()));
         }
         self.counts.left += 1;
         node.info.id
@@ -418,10 +403,7 @@ impl Planner {
         let node = self.table.node(index);
         let parents = node.parents.iter().map(|&p| {
             let info = &self.table.node(p).info;
-            Parent {
-                relay: info.id.clone(),
-                address: info.address.clone(),
-            }
+            Parent { relay: info.id.clone(), address: info.address.clone() }
         });
         (node.level, parents.collect())
     }
@@ -429,10 +411,7 @@ impl Planner {
 
 fn check(info: &RelayInfo) -> Result<(), PlanError> {
     let fits = |s: &str| s.len() <= limits::NAME_BYTES;
-    let name = |what| PlanError::Name {
-        id: cut(&info.id),
-        what,
-    };
+    let name = |what| PlanError::Name { id: cut(&info.id), what };
     if info.id.is_empty() || !fits(&info.id) || info.id == ORIGIN {
         return Err(name("name"));
     }
@@ -443,10 +422,9 @@ fn check(info: &RelayInfo) -> Result<(), PlanError> {
         return Err(name("region"));
     }
     match info.level {
-        Some(level) if level == 0 || level > limits::LEVELS => Err(PlanError::Level {
-            id: info.id.clone(),
-            level,
-        }),
+        Some(level) if level == 0 || level > limits::LEVELS => {
+            Err(PlanError::Level { id: info.id.clone(), level })
+        }
         _ => Ok(()),
     }
 }

@@ -44,10 +44,7 @@ impl Sums {
     /// The sums of relay `own`, or of the origin with [`super::ORIGIN`].
     #[must_use]
     pub fn new(own: impl Into<String>) -> Self {
-        Self {
-            own: own.into(),
-            children: BTreeMap::new(),
-        }
+        Self { own: own.into(), children: BTreeMap::new() }
     }
 
     /// Takes a child's report.
@@ -124,18 +121,9 @@ mod tests {
     #[test]
     fn a_report_replaces_the_former_one() {
         let mut sums = Sums::new("a");
-        assert_eq!(
-            sums.handle(Time::ZERO, "c", &load(1, 10, &["a", "b"])),
-            Ok(())
-        );
-        assert_eq!(
-            sums.handle(Time::ZERO, "c", &load(2, 7, &["a", "b"])),
-            Ok(())
-        );
-        assert_eq!(
-            sums.handle(Time::ZERO, "c", &load(1, 10, &["a", "b"])),
-            Err(SumsError::Stale)
-        );
+        assert_eq!(sums.handle(Time::ZERO, "c", &load(1, 10, &["a", "b"])), Ok(()));
+        assert_eq!(sums.handle(Time::ZERO, "c", &load(2, 7, &["a", "b"])), Ok(()));
+        assert_eq!(sums.handle(Time::ZERO, "c", &load(1, 10, &["a", "b"])), Err(SumsError::Stale));
         assert_eq!(sums.total(), 7);
     }
 
@@ -167,14 +155,9 @@ mod tests {
     #[test]
     fn hostile_totals_do_not_overflow() {
         let mut sums = Sums::new("a");
-        sums.handle(Time::ZERO, "c", &load(1, u64::MAX, &["a"]))
-            .unwrap();
-        sums.handle(Time::ZERO, "d", &load(1, u64::MAX, &["a"]))
-            .unwrap();
+        sums.handle(Time::ZERO, "c", &load(1, u64::MAX, &["a"])).unwrap();
+        sums.handle(Time::ZERO, "d", &load(1, u64::MAX, &["a"])).unwrap();
         assert_eq!(sums.total(), u64::MAX);
-        assert_eq!(
-            sums.handle(Time::ZERO, "", &load(1, 1, &[])),
-            Err(SumsError::Name)
-        );
+        assert_eq!(sums.handle(Time::ZERO, "", &load(1, 1, &[])), Err(SumsError::Name));
     }
 }

@@ -23,10 +23,7 @@ fn info(id: &str, capacity: u32, level: Option<u8>) -> RelayInfo {
 }
 
 fn planner(origin_children: u32) -> Planner {
-    Planner::new(PlannerSettings {
-        origin_children,
-        ..PlannerSettings::default()
-    })
+    Planner::new(PlannerSettings { origin_children, ..PlannerSettings::default() })
 }
 
 /// What relays were told, the newest placement of each.
@@ -72,10 +69,7 @@ fn the_first_level_fills_before_anything_goes_deeper() {
     assert_eq!(told.0["c"].level, 2);
     assert_eq!(told.parents("c"), ["a", "b"]);
     let why = &told.0["c"].why;
-    assert!(
-        why.contains("`a`") && why.contains("share no relay"),
-        "{why}"
-    );
+    assert!(why.contains("`a`") && why.contains("share no relay"), "{why}");
 }
 
 #[test]
@@ -118,19 +112,13 @@ fn a_pinned_relay_waits_for_parents_and_says_so() {
 fn a_death_moves_its_children_only_and_a_return_moves_nobody() {
     let mut planner = planner(4);
     for n in 0..40 {
-        planner
-            .join(MS(0), info(&format!("r{n}"), 64, None))
-            .unwrap();
+        planner.join(MS(0), info(&format!("r{n}"), 64, None)).unwrap();
     }
     let mut told = Told::default();
     told.drain(&mut planner);
     let is_child = |p: &Placement| p.parents.iter().any(|parent| parent.relay == "r1");
-    let mut children: Vec<String> = told
-        .0
-        .iter()
-        .filter(|(_, p)| is_child(p))
-        .map(|(n, _)| n.clone())
-        .collect();
+    let mut children: Vec<String> =
+        told.0.iter().filter(|(_, p)| is_child(p)).map(|(n, _)| n.clone()).collect();
     assert!(!children.is_empty());
     let kept: BTreeMap<String, String> = children
         .iter()
@@ -168,20 +156,13 @@ fn a_restarted_relay_keeps_its_place_and_is_told_it_again() {
     assert_eq!(told.0["c"].parents[0].address, "elsewhere:1");
     reborn.incarnation = 2;
     let refused = planner.join(MS(3), reborn).unwrap_err();
-    assert!(
-        refused
-            .to_string()
-            .contains("`a`: incarnation 2 is older than 3")
-    );
+    assert!(refused.to_string().contains("`a`: incarnation 2 is older than 3"));
 }
 
 #[test]
 fn a_drain_gives_the_children_away_and_a_return_ends_it() {
     let mut planner = planner(3);
-    let mut told = join_all(
-        &mut planner,
-        &[("a", None), ("b", None), ("c", None), ("d", None)],
-    );
+    let mut told = join_all(&mut planner, &[("a", None), ("b", None), ("c", None), ("d", None)]);
     assert_eq!(told.parents("d"), ["a", "b"]);
     assert!(planner.drain(MS(1), "a"));
     assert_eq!(told.drain(&mut planner), ["d"]);
@@ -227,11 +208,7 @@ fn a_silent_relay_expires_but_not_after_the_planners_own_sleep() {
     while now < MS(12_000) {
         now = planner.poll_timeout().unwrap().max(now + limits::TICK);
         sequence += 1;
-        let load = Load {
-            incarnation: 1,
-            sequence,
-            ..Load::default()
-        };
+        let load = Load { incarnation: 1, sequence, ..Load::default() };
         planner.load(now, "a", &load).unwrap();
         gone.extend(planner.expire(now));
     }
@@ -254,17 +231,11 @@ fn the_depth_is_the_logarithm_and_ten_thousand_relays_find_their_place() {
     for (relays, depth) in [(64, 1), (64 + 256, 2), (1_000, 3), (10_000, 5)] {
         let mut planner = planner(64);
         for n in 0..relays {
-            planner
-                .join(MS(n), info(&format!("r{n}"), 64, None))
-                .unwrap();
+            planner.join(MS(n), info(&format!("r{n}"), 64, None)).unwrap();
         }
         let deepest = planner.topology().map(|r| r.level).max().unwrap();
         assert_eq!(deepest, depth, "{relays} relays");
-        assert!(
-            planner
-                .topology()
-                .all(|r| !r.wanting && r.children <= r.children_limit)
-        );
+        assert!(planner.topology().all(|r| !r.wanting && r.children <= r.children_limit));
     }
 }
 
@@ -305,16 +276,9 @@ fn alternates_are_spread_by_free_sessions() {
     let mut planner = planner(64);
     for n in 0..20 {
         let capacity = if n < 10 { 3_000 } else { 1_000 };
-        planner
-            .join(MS(0), info(&format!("r{n:02}"), capacity, None))
-            .unwrap();
+        planner.join(MS(0), info(&format!("r{n:02}"), capacity, None)).unwrap();
     }
-    let full = Load {
-        incarnation: 1,
-        sequence: 1,
-        listeners: 3_000,
-        ..Load::default()
-    };
+    let full = Load { incarnation: 1, sequence: 1, listeners: 3_000, ..Load::default() };
     planner.load(MS(1), "r05", &full).unwrap();
     let mut drawn: BTreeMap<String, u32> = BTreeMap::new();
     for seed in 0..2_000 {
@@ -327,13 +291,8 @@ fn alternates_are_spread_by_free_sessions() {
     }
     assert!(!drawn.contains_key("r00") && !drawn.contains_key("r05"));
     let large: u32 = (1..10).filter_map(|n| drawn.get(&format!("r{n:02}"))).sum();
-    let small: u32 = (10..20)
-        .filter_map(|n| drawn.get(&format!("r{n:02}")))
-        .sum();
+    let small: u32 = (10..20).filter_map(|n| drawn.get(&format!("r{n:02}"))).sum();
     // 8 × 3,000 against 10 × 1,000 sessions: 2.4 to 1, a little less without replacement.
-    assert!(
-        (2.0..2.6).contains(&(f64::from(large) / f64::from(small))),
-        "{large} {small}"
-    );
+    assert!((2.0..2.6).contains(&(f64::from(large) / f64::from(small))), "{large} {small}");
     assert!(drawn.values().all(|&n| n > 80 && n < 500), "{drawn:?}");
 }

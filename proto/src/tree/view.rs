@@ -75,10 +75,7 @@ pub(super) fn alternates(table: &Table, id: &str, n: usize, seed: u64) -> Vec<Al
     drawn.sort_unstable();
     let to_alternate = |(_, _, i): (bool, u64, Index)| {
         let info = &table.node(i).info;
-        Alternate {
-            relay: info.id.clone(),
-            address: info.address.clone(),
-        }
+        Alternate { relay: info.id.clone(), address: info.address.clone() }
     };
     drawn.into_iter().map(to_alternate).collect()
 }
@@ -93,11 +90,8 @@ fn arrival(random: u64, weight: u32) -> u64 {
 
 /// `SplitMix64`: spreads a seed and an index over 64 bits.
 fn mix(seed: u64, index: Index) -> u64 {
-    let mut z = seed.wrapping_add(
-        u64::from(index)
-            .wrapping_add(1)
-            .wrapping_mul(0x9E37_79B9_7F4A_7C15),
-    );
+    let mut z =
+        seed.wrapping_add(u64::from(index).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)

@@ -45,19 +45,12 @@ pub(super) fn sentence(table: &Table, index: Index, cause: &Cause, apart: Apart)
             format!("measured {is:.1} ms to a new parent instead of {was:.1} ms")
         }
     };
-    let wish = if node.info.level == Some(node.level) {
-        " as the operator wants"
-    } else {
-        ""
-    };
+    let wish = if node.info.level == Some(node.level) { " as the operator wants" } else { "" };
     // Writing to a string does not fail.
     let _ = write!(out, ": level {}{wish}", node.level);
     if node.level == 1 {
         let (has, most) = (table.first_level(), table.settings.origin_children);
-        let _ = write!(
-            out,
-            ", under the origin, which feeds {has} of {most} relays"
-        );
+        let _ = write!(out, ", under the origin, which feeds {has} of {most} relays");
         return out;
     }
     for (at, &parent) in node.parents.iter().enumerate() {
@@ -80,11 +73,7 @@ pub(super) fn sentence(table: &Table, index: Index, cause: &Cause, apart: Apart)
 /// A parent with what speaks for it.
 fn describe(table: &Table, index: Index, parent: Index) -> String {
     let (node, to) = (table.node(index), table.node(parent));
-    let region = if node.info.region == to.info.region {
-        "same region"
-    } else {
-        "another region"
-    };
+    let region = if node.info.region == to.info.region { "same region" } else { "another region" };
     let measured = node.load.round_trips.iter();
     let round_trip = measured
         .filter(|(id, _)| *id == to.info.id)

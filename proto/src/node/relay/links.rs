@@ -4,7 +4,7 @@ use super::RelayControl;
 use crate::node::control::{ControlEffect, LinkId};
 use crate::node::messages::ToShard;
 use crate::receive::FeedIx;
-use crate::tree::AttachAction;
+use crate::tree::{AttachAction, LinkState, ORIGIN};
 use crate::wire::{
     ClientMessage, Close, CloseCode, ControlDecoder, FEATURES, Hello, Placement, Role,
     ServerMessage, VERSION, encode_control,
@@ -17,6 +17,16 @@ use std::time::Duration;
 pub(super) enum To {
     Origin,
     Parent(String),
+}
+
+impl To {
+    /// The parent's name in the tree.
+    fn relay(&self) -> &str {
+        match self {
+            Self::Origin => ORIGIN,
+            Self::Parent(relay) => relay,
+        }
+    }
 }
 
 /// One uplink.
@@ -85,13 +95,12 @@ impl RelayControl {
         let text = format!("the uplink to {who} at {} is down: {reason}", gone.address);
         self.effects.push_back(ControlEffect::Note { warn: true, text });
         self.feed_down(gone.feed);
-        match gone.to {
-            To::Origin => self.origin_down(now),
-            To::Parent(relay) => {
-                self.attach.handle_down(now, &relay, reason);
-                self.follow_attach(now);
-            }
+        if gone.to == To::Origin {
+            self.origin_down(now);
         }
+        let random = self.random();
+        self.attach.handle_down(now, gone.to.relay(), reason, random);
+        self.follow_attach(now);
     }
 
     /// Bytes of an uplink's control stream, in order.
@@ -143,19 +152,15 @@ impl RelayControl {
         let text = format!("the uplink to {} at {} is up", entry.name(), entry.address);
         let to = entry.to.clone();
         self.effects.push_back(ControlEffect::Note { warn: false, text });
-        match to {
-            To::Origin => {
-                self.origin.up = true;
-                self.origin.tries = 0;
-            }
-            To::Parent(relay) => {
-                self.attach.handle_up(now, &relay);
-                self.follow_attach(now);
-            }
+        if to == To::Origin {
+            self.origin.up = true;
+            self.origin.tries = 0;
         }
         if self.feeds(link) {
             self.subscribe_all(link);
         }
+        self.attach.handle_up(now, to.relay());
+        self.follow_attach(now);
     }
 
     /// The origin gives the relay its place.
@@ -167,27 +172,34 @@ impl RelayControl {
         let level = placement.level;
         let parents: Vec<&str> = placement.parents.iter().map(|p| p.relay.as_str()).collect();
         let text = format!("placed on level {level} under {parents:?}: {}", placement.why);
-        self.why = placement.why.clone();
-        if !self.attach.handle_placement(now, placement) {
-            return;
+        if self.attach.handle_placement(now, &placement) {
+            self.effects.push_back(ControlEffect::Note { warn: false, text });
+            self.follow_attach(now);
         }
-        self.effects.push_back(ControlEffect::Note { warn: false, text });
-        let was = self.level.replace(level);
-        if level == 1 && was != Some(1) {
-            self.subscribe_all(link);
-        } else if level != 1 && was == Some(1) {
-            self.unsubscribe_all(link);
-        }
-        self.follow_attach(now);
     }
 
     /// Opens and closes the uplinks that the attachment asks for.
     pub(super) fn follow_attach(&mut self, now: Time) {
         while let Some(action) = self.attach.poll_action() {
             match action {
+                // The session with the origin is there for as long as the relay lives; on level 1
+                // it brings the ticks too.
+                AttachAction::Open { relay, .. } if relay == ORIGIN => {
+                    if let Some(link) = self.origin.up() {
+                        self.subscribe_all(link);
+                        self.attach.handle_up(now, ORIGIN);
+                    }
+                }
+                AttachAction::Close { relay } if relay == ORIGIN => {
+                    if let Some(link) = self.origin.up() {
+                        self.unsubscribe_all(link);
+                        self.feed_down(limits::FEEDS - 1);
+                    }
+                }
                 AttachAction::Open { relay, address, .. } => {
                     if self.open(To::Parent(relay.clone()), address).is_none() {
-                        self.attach.handle_down(now, &relay, "too many uplinks");
+                        let random = self.random();
+                        self.attach.handle_down(now, &relay, "too many uplinks", random);
                     }
                 }
                 AttachAction::Close { relay } => {
@@ -219,8 +231,7 @@ impl RelayControl {
     fn origin_down(&mut self, now: Time) {
         let wait = (RETRY * 2u32.saturating_pow(self.origin.tries.min(8))).min(RETRY_MOST);
         // A spread of half the wait, so that a tree does not come back in one instant.
-        let seed = self.settings.seed.rotate_left(self.origin.tries % 64);
-        let spread = wait.mul_f64((seed % 1024) as f64 / 2048.0);
+        let spread = wait.mul_f64((self.random() % 1024) as f64 / 2048.0);
         self.origin.link = None;
         self.origin.up = false;
         self.origin.tries = self.origin.tries.saturating_add(1);
@@ -249,47 +260,32 @@ impl RelayControl {
 
     /// The parents as the operator sees them: name, address, whether connected.
     pub(super) fn parents(&self) -> Vec<(String, String, bool)> {
-        if self.level == Some(1) {
-            let up = self.origin.up().is_some();
-            return vec![("origin".into(), self.settings.origin.clone(), up)];
-        }
-        let placed = self.attach.placement().map(|placement| placement.parents.as_slice());
-        let up = |relay: &str| {
-            let to = To::Parent(relay.to_owned());
-            self.links.values().any(|entry| entry.up && entry.to == to)
-        };
-        placed
-            .unwrap_or_default()
-            .iter()
-            .map(|parent| (parent.relay.clone(), parent.address.clone(), up(&parent.relay)))
-            .collect()
+        let up = |state: LinkState| matches!(state, LinkState::Up { .. });
+        let links = self.attach.parents();
+        links.map(|l| (l.relay.to_owned(), l.address.to_owned(), up(l.state))).collect()
     }
 
     /// The links that bring ticks, the primary parent's first.
     pub(super) fn feeding_links(&self) -> impl Iterator<Item = (LinkId, FeedIx)> {
-        let primary = self.attach.placement().and_then(|p| p.parents.first());
-        let primary = primary.map(|parent| parent.relay.as_str());
-        let mut links: Vec<(bool, LinkId, FeedIx)> = self
-            .links
-            .iter()
-            .filter(|&(&link, entry)| entry.up && self.feeds(link))
-            .map(|(&link, entry)| {
-                let first =
-                    matches!(&entry.to, To::Parent(relay) if Some(relay.as_str()) == primary);
-                (!first, link, entry.feed)
-            })
-            .collect();
-        links.sort_unstable();
-        links.into_iter().map(|(_, link, feed)| (link, feed))
+        self.attach.parents().filter_map(|parent| {
+            let named = |(_, entry): &(&LinkId, &Link)| entry.to.relay() == parent.relay;
+            let (&link, entry) = self.links.iter().find(named).filter(|(_, entry)| entry.up)?;
+            Some((link, entry.feed))
+        })
     }
 
     /// Whether a link is one that brings ticks.
     pub(super) fn feeds(&self, link: LinkId) -> bool {
-        match self.links.get(&link).map(|entry| &entry.to) {
-            Some(To::Origin) => self.level == Some(1),
-            Some(To::Parent(_)) => self.level.is_some_and(|level| level > 1),
-            None => false,
-        }
+        let name = self.links.get(&link).map(|entry| entry.to.relay());
+        name.is_some_and(|name| self.attach.parents().any(|parent| parent.relay == name))
+    }
+
+    /// The next number of a sequence that starts at the seed (SplitMix64): it spreads retries.
+    fn random(&mut self) -> u64 {
+        self.settings.seed = self.settings.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = self.settings.seed;
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z ^ (z >> 27)
     }
 }
 

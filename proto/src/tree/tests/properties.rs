@@ -11,19 +11,10 @@ use crate::wire::Load;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Join {
-        n: u8,
-        capacity: u32,
-        level: Option<u8>,
-        region: u8,
-    },
+    Join { n: u8, capacity: u32, level: Option<u8>, region: u8 },
     Leave(u8),
     Drain(u8),
-    Load {
-        n: u8,
-        listeners: u32,
-        round_trips: Vec<(u8, u32)>,
-    },
+    Load { n: u8, listeners: u32, round_trips: Vec<(u8, u32)> },
     Expire,
 }
 
@@ -54,16 +45,8 @@ struct World {
 
 impl World {
     fn new(origin_children: u32) -> Self {
-        let settings = PlannerSettings {
-            origin_children,
-            children_one_in: 8,
-            generation: 7,
-        };
-        Self {
-            planner: Planner::new(settings),
-            told: Told::default(),
-            at: 0,
-        }
+        let settings = PlannerSettings { origin_children, children_one_in: 8, generation: 7 };
+        Self { planner: Planner::new(settings), told: Told::default(), at: 0 }
     }
 
     /// Runs a step, drains the placements, and returns who was told something.
@@ -72,23 +55,14 @@ impl World {
         let now = MS(self.at * 400);
         let name = |n: &u8| format!("r{n}");
         match step {
-            Step::Join {
-                n,
-                capacity,
-                level,
-                region,
-            } => {
+            Step::Join { n, capacity, level, region } => {
                 let mut relay = info(&name(n), *capacity, *level);
                 relay.region = region.to_string();
                 let _ = self.planner.join(now, relay);
             }
             Step::Leave(n) => drop(self.planner.leave(now, &name(n))),
             Step::Drain(n) => drop(self.planner.drain(now, &name(n))),
-            Step::Load {
-                n,
-                listeners,
-                round_trips,
-            } => {
+            Step::Load { n, listeners, round_trips } => {
                 let load = Load {
                     incarnation: 1,
                     sequence: self.at,
@@ -161,10 +135,7 @@ fn check(world: &World, origin_children: usize) {
             assert_ne!(a, b);
         }
         let told: Vec<&str> = world.told.parents(relay.id);
-        assert_eq!(
-            (world.told.0[relay.id].level, told),
-            (relay.level, relay.parents.clone())
-        );
+        assert_eq!((world.told.0[relay.id].level, told), (relay.level, relay.parents.clone()));
     }
     for relay in tree.values() {
         assert_eq!(relay.children, edges.get(relay.id).copied().unwrap_or(0));
@@ -182,10 +153,7 @@ fn check_complete(world: &World) {
             r.level < relay.level && has_room(r) && !relay.parents.contains(&r.id)
         };
         let others: Vec<&str> = tree.values().filter(other).map(|r| r.id).collect();
-        assert!(
-            well >= limits::PARENTS || others.is_empty(),
-            "{relay:?}: {others:?}"
-        );
+        assert!(well >= limits::PARENTS || others.is_empty(), "{relay:?}: {others:?}");
     }
 }
 
@@ -195,10 +163,8 @@ fn check_choice(before: &World, after: &World, id: &str) {
     let Some(relay) = is.get(id).filter(|r| r.level > 1) else {
         return;
     };
-    let open: Vec<&RelayView<'_>> = was
-        .values()
-        .filter(|r| r.level < relay.level && has_room(r))
-        .collect();
+    let open: Vec<&RelayView<'_>> =
+        was.values().filter(|r| r.level < relay.level && has_room(r)).collect();
     let pairs = || {
         let seconds = |(at, a)| open[at + 1..].iter().map(move |b| (a, b));
         open.iter().enumerate().flat_map(seconds)
