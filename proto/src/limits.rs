@@ -301,3 +301,21 @@ pub const PARENT_STABLE: Duration = Duration::from_secs(5);
 // The planner's table: 16,384 relays × (~0.5 KB facts + 0.3 KB why + 32 × ~40 bytes round trips)
 // = 34 MB; its edges: 2 × 16,384 × 16 bytes.
 const _: () = assert!(CHILDREN_LEAST as usize >= PARENTS && ORIGIN_CHILDREN_LEAST >= 2);
+
+// --- A client's audio ------------------------------------------------------------------------
+
+/// Frames that the jitter buffer of one speaker holds: a replay of 1 s and what arrives with it.
+pub const JITTER_FRAMES: usize = 64;
+/// The least that a jitter buffer waits for late frames: one frame.
+pub const JITTER_LEAST: Duration = TICK;
+/// The most that a jitter buffer waits for late frames: beyond a repair's deadline.
+pub const JITTER_MOST: Duration = Duration::from_millis(400);
+/// Speakers that one listener decodes at once: those of a tick, twice over for those who fade out.
+pub const VOICES: usize = 2 * AUDIBLE_MOST;
+/// A speaker that has sent nothing for this long gives its decoder back.
+pub const VOICE_LINGER: Duration = Duration::from_secs(5);
+/// Seconds of audio that are read into memory at once (one hour: 691 MB of samples).
+pub const LOAD_SECONDS: usize = 3_600;
+
+const _: () = assert!(JITTER_FRAMES >= REPLAY_TICKS as usize && JITTER_FRAMES.is_power_of_two());
+const _: () = assert!(JITTER_MOST.as_millis() > REPAIR_DEADLINE.as_millis());
