@@ -35,8 +35,10 @@ const LAG_LEAST: i64 = -800;
 const LAG_RANGE: usize = 12_000;
 /// How far the lag moves from one window to the next: ±30 ms at 8 kHz.
 const STEP: i64 = 240;
-/// After windows that were not found the search widens, up to ±150 ms.
+/// A lag that jumps further, up to ±150 ms, counts only where the window is heard there.
 const STEP_MOST: i64 = 1_200;
+/// A fit as good as this moves the lag: where several speak, each is but a part of the output.
+const FOLLOWED: f32 = HEARD / 2.0;
 /// Windows, spread over the speech, that the first lag is sought with.
 const SEEDS: usize = 12;
 
@@ -184,9 +186,8 @@ impl<'a> Judge<'a> {
     /// Finds every window of a speaker in the output; `None` for those outside of it.
     fn track(&self, speaker: &Speaker<'_>, output: &Output<'_>) -> Vec<Option<Fit>> {
         let mut track = vec![None; speaker.windows.len()];
-        let Some((seed, lag)) = self.first_lag(speaker, output) else {
-            return track;
-        };
+        // Without a trace of the speaker its windows are judged where they would lie, unheard.
+        let (seed, lag) = self.first_lag(speaker, output).unwrap_or((0, 0));
         self.follow(
             speaker,
             output,
@@ -206,45 +207,50 @@ impl<'a> Judge<'a> {
         mut lag: i64,
         track: &mut [Option<Fit>],
     ) {
-        let mut reach = STEP;
         for index in order {
             let window = &speaker.windows[index];
             let expected = output.low_place(window) + lag;
-            let Some(fit) = self.fit(&window.piece, &output.low, expected, reach) else {
+            let Some(mut fit) = self.fit(&window.piece, &output.low, expected, STEP_MOST) else {
                 continue;
             };
-            if fit.height >= HEARD / 2.0 {
-                lag = (fit.place as f64 / DECIMATION as f64).round() as i64
-                    - output.low_place(window);
-                reach = STEP;
+            if fit.height >= FOLLOWED {
+                let own = &speaker.pcm[window.first..window.first + WINDOW];
+                fit.place = finest(own, output.pcm, fit.place);
+                let place = (fit.place as f64 / DECIMATION as f64).round() as i64;
+                lag = place - output.low_place(window);
             } else {
-                reach = (reach + STEP / 4).min(STEP_MOST);
+                // An unfound window keeps the lag of its neighbour: a chance fit is none.
+                fit.place = expected * DECIMATION as i64;
             }
-            // An unfound window keeps the lag of its neighbour: a chance fit is none.
-            track[index] = Some(match fit.height >= HEARD / 2.0 {
-                true => fit,
-                false => Fit {
-                    place: expected * DECIMATION as i64,
-                    ..fit
-                },
-            });
+            track[index] = Some(fit);
         }
     }
 
-    /// The best place of a piece around `expected` (at 8 kHz) in `low`, as samples at 48 kHz;
-    /// `None` where the piece reaches beyond the output.
+    /// The best place of a piece within [`STEP`] of `expected` (at 8 kHz) in `low`, or within
+    /// `reach` if it is heard only there, as samples at 48 kHz; `None` where the piece reaches
+    /// beyond the output.
     fn fit(&self, piece: &Piece, low: &[f32], expected: i64, reach: i64) -> Option<Fit> {
         let end = expected + LOW_WINDOW as i64;
         if expected < 0 || end > low.len() as i64 {
             return None;
         }
-        let first = (expected - reach).max(0) as usize;
+        let first = (expected - reach).max(0);
         let last = ((end + reach) as usize).min(low.len());
-        let peak = peak(&self.narrow.correlations(piece, &low[first..last]))?;
-        let place = (first as f64 + f64::from(peak.place)) * DECIMATION as f64;
+        let correlations = self.narrow.correlations(piece, &low[first as usize..last]);
+        let near = (expected - STEP - first).max(0) as usize;
+        let far = ((expected + STEP + 1 - first) as usize).min(correlations.len());
+        let mut found = peak(correlations.get(near..far)?)?;
+        found.place += near as f32;
+        if found.height < HEARD {
+            let wide = peak(&correlations)?;
+            if wide.height >= HEARD {
+                found = wide;
+            }
+        }
+        let place = (first as f64 + f64::from(found.place)) * DECIMATION as f64;
         Some(Fit {
             place: place.round() as i64,
-            height: peak.height,
+            height: found.height,
         })
     }
 
@@ -286,23 +292,25 @@ impl<'a> Judge<'a> {
         let speaker = &self.speakers[index];
         let mut hearing = Hearing::default();
         let mut lags = Vec::new();
-        for (window, fit) in speaker.windows.iter().zip(&tracks[index]) {
-            let Some(fit) = *fit else {
+        for (number, window) in speaker.windows.iter().enumerate() {
+            let track = &tracks[index];
+            let Some(fit) = track[number] else {
                 continue;
             };
             let own = &speaker.pcm[window.first..window.first + WINDOW];
-            let others = self.others(index, tracks, output, fit.place);
+            let others = self.others(index, tracks, fit.place);
             let loudness: f32 = others.iter().map(|other| dot(other, other)).sum();
             if loudness > MASKED * dot(own, own) {
                 hearing.windows_masked += 1;
                 continue;
             }
             hearing.windows += 1;
-            let place = self.best_place(window, own, &others, fit, output);
+            let place = self
+                .best_place(window, own, &others, fit, output)
+                .or_else(|| spliced(&speaker.windows, track, number, own, output));
             if let Some(place) = place {
                 hearing.windows_heard += 1;
-                let due = (window.at_us - output.start_us) / 1_000.0;
-                lags.push(place as f64 / (RATE / 1_000.0) - due);
+                lags.push(place as f64 / (RATE / 1_000.0) - output.due_ms(window));
             }
         }
         if hearing.windows > 0 {
@@ -322,9 +330,12 @@ impl<'a> Judge<'a> {
         fit: Fit,
         output: &Output<'_>,
     ) -> Option<i64> {
-        let residual = residual(&output.around(fit.place), others);
+        let residual = residual(output.around(fit.place), others);
         if let Some(shift) = heard_near(own, &residual, 0) {
             return Some(fit.place + shift);
+        }
+        if others.is_empty() {
+            return None;
         }
         // The others may have drawn the fit away: search again in what is left without them.
         let low = decimate(&residual);
@@ -334,18 +345,12 @@ impl<'a> Judge<'a> {
     }
 
     /// What the other speakers said at the output's `place`, with [`MARGIN`] before and after.
-    fn others(
-        &self,
-        index: usize,
-        tracks: &[Vec<Option<Fit>>],
-        output: &Output<'_>,
-        place: i64,
-    ) -> Vec<Vec<f32>> {
+    fn others(&self, index: usize, tracks: &[Vec<Option<Fit>>], place: i64) -> Vec<Vec<f32>> {
         let speakers = self.speakers.iter().zip(tracks).enumerate();
         speakers
             .filter(|(other, _)| *other != index)
             .filter_map(|(_, (other, track))| {
-                let said = other.piece_at(track, output, place)?;
+                let said = other.piece_at(track, place)?;
                 (dot(&said, &said) > FLOOR * FLOOR * WINDOW as f32 / 10.0).then_some(said)
             })
             .collect()
@@ -355,9 +360,9 @@ impl<'a> Judge<'a> {
 /// Samples before and after a window within which it is sought again: 30 ms.
 const MARGIN: usize = STEP as usize * DECIMATION;
 
-/// The shift from the middle of `range`, up to 4 samples beside `near`, at which `own` is heard.
+/// The shift from the middle of `range`, up to 2 samples beside `near`, at which `own` is heard.
 fn heard_near(own: &[f32], range: &[f32], near: i64) -> Option<i64> {
-    let best = (-4..=4)
+    let best = (-2..=2)
         .filter_map(|fine| {
             let shift = near + fine;
             let first = usize::try_from(MARGIN as i64 + shift).ok()?;
@@ -368,9 +373,48 @@ fn heard_near(own: &[f32], range: &[f32], near: i64) -> Option<i64> {
     (best.1 >= HEARD).then_some(best.0)
 }
 
+/// The place within 3 samples of `place` (found at 8 kHz) at which the products are largest.
+fn finest(own: &[f32], pcm: &[f32], place: i64) -> i64 {
+    let product = |place: i64| {
+        let first = usize::try_from(place).ok()?;
+        Some(dot(own, pcm.get(first..first + own.len())?))
+    };
+    (place - 3..=place + 3)
+        .filter_map(|place| Some((place, product(place)?)))
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+        .map_or(place, |(place, _)| place)
+}
+
+/// A window within which the lag changes: heard if the output is, cut where it changes and put
+/// together at the lags of the windows before and after.
+fn spliced(
+    windows: &[Window],
+    track: &[Option<Fit>],
+    number: usize,
+    own: &[f32],
+    output: &Output<'_>,
+) -> Option<i64> {
+    let window = &windows[number];
+    let lag = |number: usize| {
+        let fit = (*track.get(number)?).filter(|fit| fit.height >= FOLLOWED)?;
+        let beside = windows[number].first.abs_diff(window.first) == WINDOW;
+        beside.then(|| fit.place + window.first as i64 - windows[number].first as i64)
+    };
+    let (before, after) = (lag(number.checked_sub(1)?)?, lag(number + 1)?);
+    let (before, after) = (output.around(before), output.around(after));
+    let (before, after) = (&before[MARGIN..], &after[MARGIN..]);
+    let step = WINDOW / 20;
+    let heard = (1..20).any(|cut| {
+        let cut = cut * step;
+        let mut joined = before[..cut].to_vec();
+        joined.extend_from_slice(&after[cut..WINDOW]);
+        correlation(own, &joined) >= HEARD
+    });
+    heard.then(|| track[number].map_or(0, |fit| fit.place))
+}
+
 /// `output` without its least-squares projection on `others`.
-fn residual(output: &[f32], others: &[Vec<f32>]) -> Vec<f32> {
-    let mut residual = output.to_vec();
+fn residual(mut output: Vec<f32>, others: &[Vec<f32>]) -> Vec<f32> {
     // Orthogonal to one another first (Gram-Schmidt), then each can be taken off by itself.
     let mut basis: Vec<Vec<f32>> = Vec::new();
     for other in others {
@@ -379,11 +423,11 @@ fn residual(output: &[f32], others: &[Vec<f32>]) -> Vec<f32> {
             take_off(&mut axis, known);
         }
         if dot(&axis, &axis) > 1e-3 * dot(other, other) {
-            take_off(&mut residual, &axis);
+            take_off(&mut output, &axis);
             basis.push(axis);
         }
     }
-    residual
+    output
 }
 
 /// Takes the projection on `axis` off `samples`.
@@ -402,6 +446,11 @@ impl Output<'_> {
     /// Where a window would lie without any lag, at 8 kHz.
     fn low_place(&self, window: &Window) -> i64 {
         ((window.at_us - self.start_us) * RATE / 1e6 / DECIMATION as f64).round() as i64
+    }
+
+    /// Where a window would lie without any lag, in milliseconds.
+    fn due_ms(&self, window: &Window) -> f64 {
+        (window.at_us - self.start_us) / 1_000.0
     }
 
     /// The output from [`MARGIN`] before `place` to [`MARGIN`] after the window that begins there.
@@ -462,7 +511,7 @@ impl<'a> Speaker<'a> {
     }
 
     /// What this speaker said where the output's window at `place` lies, with its margins.
-    fn piece_at(&self, track: &[Option<Fit>], output: &Output<'_>, place: i64) -> Option<Vec<f32>> {
+    fn piece_at(&self, track: &[Option<Fit>], place: i64) -> Option<Vec<f32>> {
         // The nearest window that was found tells the lag.
         let (window, fit) = self
             .windows
@@ -470,12 +519,8 @@ impl<'a> Speaker<'a> {
             .zip(track)
             .filter_map(|(window, fit)| Some((window, (*fit)?)))
             .min_by_key(|(_, fit)| (fit.place - place).abs())?;
-        let near = window.first as i64 + place - fit.place;
-        // The fit stems from 8 kHz: a sample or two are to be found at 48 kHz.
-        let heard = output.around(place);
-        (-3..=3)
-            .map(|fine| slice(self.pcm, near + fine - MARGIN as i64))
-            .max_by(|a, b| correlation(a, &heard).total_cmp(&correlation(b, &heard)))
+        let first = window.first as i64 + place - fit.place;
+        Some(slice(self.pcm, first - MARGIN as i64))
     }
 }
 

@@ -18,11 +18,18 @@ const NEW_SPURT_US: i64 = limits::SURPLUS_WAIT.as_micros() as i64 + FRAME_US;
 const CONCEALED_IN_A_ROW: i64 = 5;
 /// Frames from another place of the count in a row that mean that the count has begun again.
 const STRAYS: u32 = 10;
-/// Stretching that corrects a delay wrong by a frame: 0.1 %. Half a second of speech keeps its
-/// waveform (its ends move by 0.25 ms), and clocks that differ by 0.02 % are followed.
-const MOST_STRETCH: f64 = 0.001;
+/// The most that speech is stretched: 0.025 %. Half a second of it keeps its waveform (its ends
+/// move by 60 µs, where ten times as much takes a fifth of the correlation away), and clocks that
+/// differ by 0.02 % are followed.
+const MOST_STRETCH: f64 = 0.000_25;
+/// A delay wrong by less than this is not corrected.
+const GOOD_US: i64 = 5_000;
+/// A delay wrong by this more is corrected by the most stretching.
+const STRETCH_US: i64 = 10_000;
+/// A delay wrong by this is put right where a pause ends.
+const PAUSE_US: i64 = 25_000;
 /// A delay wrong by this is put right by a whole frame where it is quiet.
-const ADJUST_US: i64 = 25_000;
+const ADJUST_US: i64 = 60_000;
 
 /// What to play next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +99,8 @@ pub struct JitterBuffer {
     stretched: i64,
     strays: u32,
     anchor: Option<Anchor>,
+    /// The newest end marker: what follows is another spurt.
+    marker: Option<i64>,
     estimator: DelayEstimator,
     delay_us: i64,
     stats: JitterStats,
@@ -109,6 +118,8 @@ struct Anchor {
     seq: i64,
     media_us: i64,
     spurt: u32,
+    /// The frame that the spurt was seen to begin with.
+    first: i64,
 }
 
 impl JitterBuffer {
@@ -125,6 +136,7 @@ impl JitterBuffer {
             stretched: 0,
             strays: 0,
             anchor: None,
+            marker: None,
             delay_us: estimator.target_us(),
             estimator,
             stats: JitterStats::default(),
@@ -143,6 +155,9 @@ impl JitterBuffer {
             return;
         };
         let (media_us, spurt) = self.media(seq, clock_us);
+        if speech.opus.len() <= DTX_BYTES {
+            self.marker = self.marker.max(Some(seq));
+        }
         self.estimator.arrived(now, media_us);
         if let Some(next) = self.next
             && seq < next
@@ -213,14 +228,15 @@ impl JitterBuffer {
         }
     }
 
-    /// How fast to play: samples of the speaker per sample played, within 1 ± 0.001.
+    /// How fast to play: samples of the speaker per sample played, within 1 ± 0.000 25.
     #[must_use]
     pub fn rate(&self) -> f64 {
         if !self.playing {
             return 1.0;
         }
-        let frames = self.error_us() as f64 / FRAME_US as f64;
-        1.0 + (frames * MOST_STRETCH).clamp(-MOST_STRETCH, MOST_STRETCH)
+        let error = self.error_us();
+        let beyond = (error.saturating_abs() - GOOD_US).clamp(0, STRETCH_US);
+        1.0 + error.signum() as f64 * MOST_STRETCH * beyond as f64 / STRETCH_US as f64
     }
 
     /// What to do with the frame just played if it is quiet.
@@ -301,6 +317,7 @@ impl JitterBuffer {
         self.stretched = 0;
         self.strays = 0;
         self.anchor = None;
+        self.marker = None;
     }
 
     /// When the frame was made, on the origin's clock, and to which spurt it belongs.
@@ -314,19 +331,22 @@ impl JitterBuffer {
                 seq,
                 media_us: clock_us,
                 spurt: 0,
+                first: seq,
             };
             self.anchor = Some(anchor);
             return (clock_us, 0);
         };
         let predicted = anchor.media_us + (seq - anchor.seq) * FRAME_US;
         let off = clock_us - predicted;
-        if off.abs() > NEW_SPURT_US {
+        let marked = |marker: i64| marker >= anchor.first && seq > marker;
+        if off.abs() > NEW_SPURT_US || self.marker.is_some_and(marked) {
             let spurt = anchor.spurt.wrapping_add(u32::from(seq > anchor.seq));
             if seq > anchor.seq {
                 self.anchor = Some(Anchor {
                     seq,
                     media_us: clock_us,
                     spurt,
+                    first: seq,
                 });
                 return (clock_us, spurt);
             }
@@ -338,7 +358,7 @@ impl JitterBuffer {
         self.anchor = Some(Anchor {
             seq: seq_newest,
             media_us: media_us + (seq_newest - seq) * FRAME_US,
-            spurt: anchor.spurt,
+            ..anchor
         });
         (media_us, anchor.spurt)
     }
@@ -371,12 +391,18 @@ impl JitterBuffer {
         let Some(delay) = self.head_delay(at) else {
             return false;
         };
-        if delay < self.estimator.target_us() {
+        // A delay that is nearly right stays as it is: the next frame's end is then nearest to it.
+        let due = if self.next.is_some() && self.error_us().abs() <= PAUSE_US {
+            self.delay_us - FRAME_US / 2
+        } else {
+            self.estimator.target_us()
+        };
+        if delay < due {
             return false;
         }
         self.playing = true;
         self.stretched = 0;
-        self.skip_until(at, self.estimator.target_us() + FRAME_US);
+        self.skip_until(at, due + FRAME_US);
         if let Some((&head, _)) = self.frames.first_key_value() {
             self.advance_to(head);
         }
