@@ -4,11 +4,14 @@ use bytes::Bytes;
 use stentor_proto::limits;
 use stentor_proto::wire::SpeechFrame;
 
-use super::level::dbov;
+use super::level::{SILENT, dbov};
 use super::{BLOCK, Block, RATE};
 
 /// A packet of at most this many bytes says "not transmitting" (RFC 6716 section 2.1.9).
 pub(super) const DTX_BYTES: usize = 2;
+
+/// SILK, wide band, 20 ms, mono, without a frame: "not transmitting" (RFC 6716 section 3.1).
+const EMPTY_PACKET: u8 = 9 << 3;
 
 /// How a speaker's voice is encoded.
 #[derive(Clone, Copy, Debug)]
@@ -122,15 +125,25 @@ impl Encoder {
         if len == 0 || (pause && self.paused) {
             return Ok(None);
         }
-        self.paused = pause;
+        Ok(Some(self.frame(level, voice, &packet[..len])))
+    }
+
+    /// The end marker of a speaker that stops to hand in blocks (muted, or at its end): listeners
+    /// then take the silence for a pause. `None` in a pause, which has its marker already.
+    pub fn pause(&mut self) -> Option<SpeechFrame> {
+        (!self.paused).then(|| self.frame(SILENT, false, &[EMPTY_PACKET]))
+    }
+
+    fn frame(&mut self, level: u8, voice: bool, packet: &[u8]) -> SpeechFrame {
+        self.paused = packet.len() <= DTX_BYTES;
         let seq = self.seq;
         self.seq = seq.wrapping_add(1);
-        Ok(Some(SpeechFrame {
+        SpeechFrame {
             seq,
             level,
-            voice: voice && !pause,
-            opus: Bytes::copy_from_slice(&packet[..len]),
-        }))
+            voice: voice && !self.paused,
+            opus: Bytes::copy_from_slice(packet),
+        }
     }
 }
 
