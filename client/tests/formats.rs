@@ -1,4 +1,5 @@
 //! Sound in and out, in every format, whole and damaged.
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
 //! The jitter buffer and the mixer over minutes of simulated network.
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
 use std::time::Duration;
 

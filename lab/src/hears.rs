@@ -23,8 +23,12 @@ pub const WINDOW_BLOCKS: usize = 25;
 /// A window is judged where the speaker's root mean square is above this (−45 dBov).
 pub const FLOOR: f32 = 0.005_6;
 /// A window is not judged where the others together have more than this times the speaker's
-/// energy (10 dB): there a listener does not make it out either.
-pub const MASKED: f32 = 10.0;
+/// energy (8 dB), and is counted as masked.
+///
+/// Opus at 20 to 40 kbit/s leaves 6 to 8 % of a loud speaker's energy as distortion, which no
+/// projection takes off: three speakers at once, delivered without a loss, correlate at 0.66 to
+/// 0.72 in windows of 7.9 to 9.4 times, and at 0.8 or more below 6.
+pub const MASKED: f32 = 6.0;
 
 const RATE: f64 = 48_000.0;
 const BLOCK: usize = 960;
@@ -93,16 +97,25 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether the listener hears: something was said, and [`SHARE`] of it was heard of everyone.
+    /// Whether the listener hears: something was said, and [`SHARE`] of it was heard of everyone
+    /// who spoke, nobody being masked more often than not.
     #[must_use]
     pub fn hears(&self) -> bool {
-        let judged = |hearing: &&Hearing| hearing.windows > 0;
-        self.speakers.iter().any(|hearing| hearing.windows > 0)
-            && self
-                .speakers
-                .iter()
-                .filter(judged)
-                .all(|hearing| hearing.share >= SHARE)
+        let mut spoke = self
+            .speakers
+            .iter()
+            .filter(|hearing| hearing.spoke())
+            .peekable();
+        spoke.peek().is_some()
+            && spoke
+                .all(|hearing| hearing.share >= SHARE && hearing.windows >= hearing.windows_masked)
+    }
+}
+
+impl Hearing {
+    /// Whether the speaker said anything audible while the listener played.
+    fn spoke(&self) -> bool {
+        self.windows + self.windows_masked > 0
     }
 }
 
@@ -337,6 +350,12 @@ impl<'a> Judge<'a> {
         if others.is_empty() {
             return None;
         }
+        // A codec colours what it passes on: take off the others as a short filter leaves them.
+        let coloured: Vec<Vec<f32>> = others.iter().flat_map(|other| shifted(other)).collect();
+        let residual = self::residual(residual, &coloured);
+        if let Some(shift) = heard_near(own, &residual, 0) {
+            return Some(fit.place + shift);
+        }
         // The others may have drawn the fit away: search again in what is left without them.
         let low = decimate(&residual);
         let again = self.fit(&window.piece, &low, STEP, STEP)?;
@@ -411,6 +430,19 @@ fn spliced(
         correlation(own, &joined) >= HEARD
     });
     heard.then(|| track[number].map_or(0, |fit| fit.place))
+}
+
+/// A speaker's sound shifted by up to 12 samples either way: what a filter is made of.
+fn shifted(samples: &[f32]) -> Vec<Vec<f32>> {
+    [0_usize, 4, 8, 12]
+        .into_iter()
+        .flat_map(|shift| {
+            let later = [&vec![0.0; shift], &samples[..samples.len() - shift]].concat();
+            let earlier = [&samples[shift..], &vec![0.0; shift]].concat();
+            [later, earlier]
+        })
+        .skip(1)
+        .collect()
 }
 
 /// `output` without its least-squares projection on `others`.

@@ -192,7 +192,7 @@ mod tests {
             estimator.arrived(Time::MAX, media);
             estimator.arrived(Time::ZERO, media);
             estimator.late(Time::MAX, media);
-            assert!(estimator.delay_us(Time::ZERO, media) <= i64::MAX);
+            let _ = estimator.delay_us(Time::ZERO, media);
         }
     }
 }

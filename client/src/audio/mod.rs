@@ -17,11 +17,11 @@ mod output;
 
 pub use decode::{Voice, VoiceStats};
 pub use encode::{EncodeError, Encoder, Settings as EncoderSettings};
-pub use input::{InputError, Source, load};
-pub use jitter::{JitterBuffer, JitterStats, Playout};
+pub use input::{InputError, InputProblem, Source, collect, load};
+pub use jitter::{Adjust, JitterBuffer, JitterStats, Playout};
 pub use level::{SILENT, dbov};
 pub use mixer::{Mixer, MixerStats};
-pub use output::{Format, OutputError, Sink};
+pub use output::{Format, OutputError, OutputProblem, Sink};
 
 /// Samples in a second.
 pub const RATE: u32 = 48_000;

@@ -1,6 +1,6 @@
 //! Sound that comes in: Ogg Opus, WAV and raw samples, as blocks of 20 ms.
 //!
-//! A format is one implementation of [`Decode`] and one line in [`sniff`], which looks at the first
+//! A format is one implementation of `Decode` and one line in `sniff`, which looks at the first
 //! bytes and not at the name. Files are read as they are played, so their length is no matter.
 
 mod ogg;
