@@ -88,7 +88,10 @@ impl Listener {
     pub fn new(session: Session, settings: ListenSettings) -> Result<Self, SessionError> {
         let Some(room) = session.welcome.room.as_ref() else {
             let address = session.address().to_owned();
-            return Err(SessionError::Server { address, reason: "its welcome names no room".into() });
+            return Err(SessionError::Server {
+                address,
+                reason: "its welcome names no room".into(),
+            });
         };
         let reception = Reception::new(Framing::Quic, room);
         let mixer = Mixer::new(settings.playout);
@@ -175,7 +178,9 @@ impl Listener {
             Incoming::Message(ServerMessage::Closing { code, reason, .. }) => {
                 let code = CloseCode::from_code(code.into()).unwrap_or(CloseCode::Internal);
                 let address = self.session.address().to_owned();
-                return Err(SessionError::Closed { address, close: Close::new(code, reason) }.into());
+                return Err(
+                    SessionError::Closed { address, close: Close::new(code, reason) }.into()
+                );
             }
             Incoming::Message(_) => {}
         }

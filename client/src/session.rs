@@ -147,8 +147,7 @@ impl Connector {
             .datagram_receive_buffer_size(Some(256 * 1024))
             .keep_alive_interval(Some(Duration::from_secs(10)));
         config.transport_config(Arc::new(transport));
-        let any: [SocketAddr; 2] =
-            [([0u16; 8], 0).into(), ([0u8; 4], 0).into()];
+        let any: [SocketAddr; 2] = [([0u16; 8], 0).into(), ([0u8; 4], 0).into()];
         let mut endpoint = quinn::Endpoint::client(any[0])
             .or_else(|_| quinn::Endpoint::client(any[1]))
             .map_err(|error| SessionError::Setup(format!("no UDP socket: {error}")))?;
@@ -164,9 +163,7 @@ impl Connector {
         let started = std::time::Instant::now();
         let address = join.address.clone();
         match tokio::time::timeout(CONNECT_DEADLINE, self.open(join)).await {
-            Ok(Ok((welcome, link))) => {
-                Ok(Session { welcome, joined_in: started.elapsed(), link })
-            }
+            Ok(Ok((welcome, link))) => Ok(Session { welcome, joined_in: started.elapsed(), link }),
             Ok(Err(error)) => Err(error),
             Err(_) => {
                 let reason = format!("no answer within {} s", CONNECT_DEADLINE.as_secs());

@@ -6,7 +6,7 @@ use stentor_proto::limits;
 use stentor_proto::speech::SpeechSender;
 use stentor_proto::wire::{Close, CloseCode, Datagram, Framing, RoomState, ServerMessage};
 
-use crate::audio::{Block, EncodeError, EncodeSettings, Encoder};
+use crate::audio::{Block, EncodeError, Encoder, EncoderSettings};
 use crate::session::{Incoming, Session, SessionError};
 
 /// What a speaker says, and who follows it.
@@ -62,7 +62,7 @@ impl Speaker {
     ///
     /// # Errors
     /// When the welcome names no slot (the server is at fault), or the encoder cannot be made.
-    pub fn new(session: Session, settings: EncodeSettings) -> Result<Self, SpeakError> {
+    pub fn new(session: Session, settings: EncoderSettings) -> Result<Self, SpeakError> {
         let Some(slot) = session.welcome.slot else {
             let address = session.address().to_owned();
             let reason = "its welcome names no slot".into();
@@ -114,7 +114,12 @@ impl Speaker {
                 incoming = self.session.next() => self.take(mouth, incoming?)?,
             }
         }
-        self.linger(mouth, &mut stop).await?;
+        // Listeners are told that this is a pause, not a loss.
+        if let Some(frame) = self.encoder.pause() {
+            self.stats.frames += 1;
+            self.session.send_datagram(self.sender.push(frame));
+        }
+        self.linger(mouth).await?;
         self.session.leave();
         Ok(())
     }
@@ -126,15 +131,10 @@ impl Speaker {
     }
 
     /// Stays for as long as the origin may ask for the last frames.
-    async fn linger(
-        &mut self,
-        mouth: &mut impl Mouth,
-        stop: &mut (impl Future<Output = ()> + Unpin),
-    ) -> Result<(), SpeakError> {
+    async fn linger(&mut self, mouth: &mut impl Mouth) -> Result<(), SpeakError> {
         let until = Instant::now() + 2 * limits::FIRST_HOP_REPAIR;
         loop {
             tokio::select! {
-                () = &mut *stop => return Ok(()),
                 () = tokio::time::sleep_until(until.into()) => return Ok(()),
                 incoming = self.session.next() => self.take(mouth, incoming?)?,
             }
@@ -167,7 +167,9 @@ impl Speaker {
             Incoming::Message(ServerMessage::Closing { code, reason, .. }) => {
                 let code = CloseCode::from_code(code.into()).unwrap_or(CloseCode::Internal);
                 let address = self.session.address().to_owned();
-                return Err(SessionError::Closed { address, close: Close::new(code, reason) }.into());
+                return Err(
+                    SessionError::Closed { address, close: Close::new(code, reason) }.into()
+                );
             }
             Incoming::Message(_) => {}
         }

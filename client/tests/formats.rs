@@ -15,12 +15,8 @@ fn tone(hertz: f64, rate: u32, i: usize) -> f64 {
 
 /// A second and a bit of a tone of 440 Hz, the same on all channels.
 fn wav(rate: u32, bits: u16, format: SampleFormat, channels: u16) -> Vec<u8> {
-    let spec = WavSpec {
-        channels,
-        sample_rate: rate,
-        bits_per_sample: bits,
-        sample_format: format,
-    };
+    let spec =
+        WavSpec { channels, sample_rate: rate, bits_per_sample: bits, sample_format: format };
     let mut bytes = io::Cursor::new(Vec::new());
     let mut writer = hound::WavWriter::new(&mut bytes, spec).unwrap();
     for i in 0..rate as usize + 123 {
@@ -46,11 +42,7 @@ fn read(bytes: Vec<u8>) -> Result<Vec<f32>, InputError> {
 
 fn assert_tone(samples: &[f32], tolerance: f64, what: &str) {
     let len = 48_000 * 98 / 100;
-    assert!(
-        samples.len() > 48_000 && samples.len() < 51_000,
-        "{what}: {}",
-        samples.len()
-    );
+    assert!(samples.len() > 48_000 && samples.len() < 51_000, "{what}: {}", samples.len());
     for (i, sample) in samples.iter().enumerate().take(len).skip(960) {
         let want = tone(440.0, 48_000, i);
         assert!(
@@ -70,11 +62,7 @@ fn wav_of_every_width_rate_and_channel_count() {
         (32, SampleFormat::Float),
     ] {
         let samples = read(wav(48_000, bits, format, 1)).unwrap();
-        assert_tone(
-            &samples,
-            if bits == 8 { 0.01 } else { 1e-3 },
-            &format!("{bits} {format:?}"),
-        );
+        assert_tone(&samples, if bits == 8 { 0.01 } else { 1e-3 }, &format!("{bits} {format:?}"));
     }
     for rate in [8_000, 11_025, 22_050, 44_100, 48_000, 96_000] {
         for channels in [1, 2, 6] {
@@ -94,10 +82,9 @@ fn blocks(seconds: usize) -> impl Iterator<Item = Block> {
 
 #[test]
 fn what_is_written_to_a_file_is_read_again() {
-    for (format, name, tolerance) in [
-        (Format::Wav, "a.wav", 1e-3),
-        (Format::OggOpus, "a.opus", 0.05),
-    ] {
+    for (format, name, tolerance) in
+        [(Format::Wav, "a.wav", 1e-3), (Format::OggOpus, "a.opus", 0.05)]
+    {
         let path = temporary(name);
         assert_eq!(Format::of_path(&path), Some(format));
         let mut sink = Sink::create(&path, format).unwrap();
@@ -111,10 +98,7 @@ fn what_is_written_to_a_file_is_read_again() {
         assert_eq!(samples.len(), 48_000, "{format:?}");
         for (i, sample) in samples.iter().enumerate().skip(2_000).take(44_000) {
             let want = tone(440.0, 48_000, i) as f32;
-            assert!(
-                (sample - want).abs() < tolerance,
-                "{format:?} {i}: {sample} {want}"
-            );
+            assert!((sample - want).abs() < tolerance, "{format:?} {i}: {sample} {want}");
         }
     }
 }
@@ -157,11 +141,7 @@ fn what_is_written_to_a_pipe_is_read_even_unfinished() {
             Format::Raw => collect(Source::raw("pipe", io::Cursor::new(bytes))).unwrap(),
             _ => read(bytes).unwrap(),
         };
-        assert!(
-            (38_400..=48_000).contains(&samples.len()),
-            "{format:?} {}",
-            samples.len()
-        );
+        assert!((38_400..=48_000).contains(&samples.len()), "{format:?} {}", samples.len());
     }
 }
 
@@ -183,10 +163,7 @@ impl Write for Full {
 fn a_full_disk_and_a_broken_pipe_are_named() {
     for (kind, says) in [
         (io::ErrorKind::StorageFull, "take.wav: the disk is full"),
-        (
-            io::ErrorKind::BrokenPipe,
-            "take.wav: the reader of the pipe has gone",
-        ),
+        (io::ErrorKind::BrokenPipe, "take.wav: the reader of the pipe has gone"),
     ] {
         for format in [Format::Wav, Format::OggOpus, Format::Raw] {
             let mut sink = Sink::stream("take.wav", Full(4_000, kind), format).unwrap();
@@ -201,13 +178,8 @@ fn a_full_disk_and_a_broken_pipe_are_named() {
 fn the_default_speech_is_a_minute_and_loops() {
     let samples = collect(Source::from_bytes("speech.opus", default_speech()).unwrap()).unwrap();
     assert_eq!(samples.len(), 60 * 48_000);
-    let looped = Source::from_bytes("speech.opus", default_speech())
-        .unwrap()
-        .looped(true);
-    assert_eq!(
-        looped.take(3_500).filter(|block| block.is_ok()).count(),
-        3_500
-    );
+    let looped = Source::from_bytes("speech.opus", default_speech()).unwrap().looped(true);
+    assert_eq!(looped.take(3_500).filter(|block| block.is_ok()).count(), 3_500);
 }
 
 #[test]
@@ -217,9 +189,7 @@ fn damage_is_an_error_or_sound_and_never_a_panic() {
     let wave = &wave[..30_000];
     let mut state = 1_u64;
     let mut random = move || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         (state >> 33) as usize
     };
     for whole in [speech, wave] {
@@ -247,15 +217,8 @@ fn damage_is_an_error_or_sound_and_never_a_panic() {
     let says = |bytes: &[u8]| read(bytes.to_vec()).unwrap_err().to_string();
     assert_eq!(says(b""), "it: holds no sound");
     assert!(says(b"ID3 and so on").contains("is neither Ogg Opus nor WAV"));
-    assert!(
-        says(&wave[..20_000]).contains("it ends after 4989 of"),
-        "{}",
-        says(&wave[..20_000])
-    );
+    assert!(says(&wave[..20_000]).contains("it ends after 4989 of"), "{}", says(&wave[..20_000]));
     assert!(says(&speech[..29_999]).contains("is corrupt: it ends within the page after packet"));
     let error = load("/nowhere/at/all.opus").unwrap_err().to_string();
-    assert!(
-        error.starts_with("/nowhere/at/all.opus: cannot be read"),
-        "{error}"
-    );
+    assert!(error.starts_with("/nowhere/at/all.opus: cannot be read"), "{error}");
 }

@@ -12,21 +12,14 @@ struct Dice(u64);
 
 impl Dice {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
 }
 
 fn frame(seq: u32) -> SpeechFrame {
-    SpeechFrame {
-        seq,
-        level: 30,
-        voice: true,
-        opus: Bytes::from_static(&[0x48; 40]),
-    }
+    SpeechFrame { seq, level: 30, voice: true, opus: Bytes::from_static(&[0x48; 40]) }
 }
 
 /// (arrival, clock, seq) of frames that are sent every 20 ms, in the order of arrival.
@@ -39,11 +32,7 @@ fn arrivals(
     let mut arrivals: Vec<(u64, u64, u32)> = (0..frames)
         .filter_map(|i| {
             let clock = 1_000_000 + u64::from(i) * 20_000;
-            Some((
-                clock + 10_000 + delay_us(i, &mut dice)?,
-                clock,
-                first.wrapping_add(i),
-            ))
+            Some((clock + 10_000 + delay_us(i, &mut dice)?, clock, first.wrapping_add(i)))
         })
         .collect();
     arrivals.sort_unstable();
@@ -61,10 +50,7 @@ struct Count {
 
 /// Plays `frames` frames' time, with a pull every 20 ms.
 fn play(buffer: &mut JitterBuffer, arrivals: &[(u64, u64, u32)], pulls: u64) -> Count {
-    let mut count = Count {
-        in_order: true,
-        ..Count::default()
-    };
+    let mut count = Count { in_order: true, ..Count::default() };
     let mut arrivals = arrivals.iter().peekable();
     let mut last = None;
     for pull in 0..pulls {
@@ -96,31 +82,18 @@ fn buffer() -> JitterBuffer {
 fn a_steady_network_loses_nothing_and_the_target_shrinks() {
     let mut buffer = buffer();
     // The count wraps on the way.
-    let count = play(
-        &mut buffer,
-        &arrivals(9_000, u32::MAX - 4_000, |_, _| Some(0)),
-        9_000,
-    );
+    let count = play(&mut buffer, &arrivals(9_000, u32::MAX - 4_000, |_, _| Some(0)), 9_000);
     assert!(count.frames > 8_985 && count.in_order, "{count:?}");
     assert_eq!(count.conceal + count.fec, 0, "{count:?}");
-    assert!(
-        buffer.target() < Duration::from_millis(30),
-        "{:?}",
-        buffer.target()
-    );
+    assert!(buffer.target() < Duration::from_millis(30), "{:?}", buffer.target());
 }
 
 #[test]
 fn jitter_loss_reordering_and_duplicates_for_minutes() {
     let mut buffer = buffer();
-    let mut network = arrivals(9_000, 0, |_, dice| {
-        (dice.below(100) >= 2).then(|| dice.below(60_000))
-    });
-    let doubled: Vec<_> = network
-        .iter()
-        .step_by(7)
-        .map(|a| (a.0 + 5_000, a.1, a.2))
-        .collect();
+    let mut network =
+        arrivals(9_000, 0, |_, dice| (dice.below(100) >= 2).then(|| dice.below(60_000)));
+    let doubled: Vec<_> = network.iter().step_by(7).map(|a| (a.0 + 5_000, a.1, a.2)).collect();
     network.extend(doubled);
     network.sort_unstable();
     let count = play(&mut buffer, &network, 9_010);
@@ -131,11 +104,7 @@ fn jitter_loss_reordering_and_duplicates_for_minutes() {
     // 2 % of 9,000 are lost; nearly all of them have their next packet at hand.
     assert!((120..=240).contains(&count.fec), "{count:?}");
     assert!(count.conceal < 60, "{count:?}");
-    assert!(
-        buffer.target() < Duration::from_millis(90),
-        "{:?}",
-        buffer.target()
-    );
+    assert!(buffer.target() < Duration::from_millis(90), "{:?}", buffer.target());
 }
 
 #[test]
@@ -144,11 +113,7 @@ fn a_stall_grows_the_delay_at_once_and_loses_nothing_after() {
     let network = arrivals(6_000, 0, |i, _| {
         // From the fortieth second on every other second holds a stall of 150 ms.
         let phase = u64::from(i % 100);
-        Some(if i > 2_000 && phase < 7 {
-            (7 - phase) * 20_000
-        } else {
-            0
-        })
+        Some(if i > 2_000 && phase < 7 { (7 - phase) * 20_000 } else { 0 })
     });
     let count = play(&mut buffer, &network, 6_020);
     assert!(count.in_order);
@@ -188,11 +153,8 @@ fn sweep(i: usize) -> f32 {
 #[test]
 fn drift_of_200_ppm_is_followed_for_minutes() {
     for ppm in [-200_i64, 200] {
-        let mut encoder = Encoder::new(EncoderSettings {
-            dtx: false,
-            ..Default::default()
-        })
-        .unwrap();
+        let mut encoder =
+            Encoder::new(EncoderSettings { dtx: false, ..Default::default() }).unwrap();
         let mut voice = Voice::new(Duration::from_millis(100));
         let frames = 50 * 180;
         let sent = |i: u64| {
@@ -216,33 +178,21 @@ fn drift_of_200_ppm_is_followed_for_minutes() {
             let _ = voice.pull(Time::from_micros(now));
         }
         let (stats, jitter) = (voice.stats(), voice.jitter_stats());
-        assert!(
-            stats.concealed <= 2 && jitter.late == 0,
-            "{ppm}: {stats:?} {jitter:?}"
-        );
+        assert!(stats.concealed <= 2 && jitter.late == 0, "{ppm}: {stats:?} {jitter:?}");
         assert!(jitter.skipped <= 4, "{ppm}: {jitter:?}");
-        assert!(
-            voice.delay() < Duration::from_millis(130),
-            "{ppm}: {:?}",
-            voice.delay()
-        );
+        assert!(voice.delay() < Duration::from_millis(130), "{ppm}: {:?}", voice.delay());
     }
 }
 
 fn key(number: u32) -> TickKey {
-    TickKey {
-        room: 1,
-        epoch: 1,
-        number,
-    }
+    TickKey { room: 1, epoch: 1, number }
 }
 
 #[test]
 fn many_loud_voices_stay_within_full_scale_and_leave() {
     let mut mixer = Mixer::new(Duration::from_millis(60));
-    let mut encoders: Vec<Encoder> = (0..5)
-        .map(|_| Encoder::new(EncoderSettings::default()).unwrap())
-        .collect();
+    let mut encoders: Vec<Encoder> =
+        (0..5).map(|_| Encoder::new(EncoderSettings::default()).unwrap()).collect();
     mixer.skip(Some(4));
     let mut out = [0.0; BLOCK];
     let mut loudest = 0.0_f32;
@@ -259,9 +209,7 @@ fn many_loud_voices_stay_within_full_scale_and_leave() {
         let now = Time::from_millis(1_000 + 20 * i);
         mixer.push_tick(now, key(i as u32 + 1), 20_000 * i, frames);
         mixer.pull(now, &mut out);
-        loudest = out
-            .iter()
-            .fold(loudest, |peak, sample| peak.max(sample.abs()));
+        loudest = out.iter().fold(loudest, |peak, sample| peak.max(sample.abs()));
     }
     assert!(loudest <= 1.0 && loudest > 0.9, "{loudest}");
     assert_eq!(mixer.levels().count(), 4);
@@ -272,11 +220,7 @@ fn many_loud_voices_stay_within_full_scale_and_leave() {
     for i in 150..500_u64 {
         mixer.pull(Time::from_millis(1_000 + 20 * i), &mut out);
     }
-    assert_eq!(
-        mixer.levels().count(),
-        0,
-        "who is gone gives its decoder back"
-    );
+    assert_eq!(mixer.levels().count(), 0, "who is gone gives its decoder back");
     assert!(mixer.stats().decoded >= decoded);
     assert_eq!(out, [0.0; BLOCK]);
 }
@@ -294,9 +238,7 @@ fn malformed_packets_are_counted_and_slots_are_bounded() {
                     seq: i as u32,
                     level: 0,
                     voice: true,
-                    opus: (0..1 + dice.below(200))
-                        .map(|_| dice.below(256) as u8)
-                        .collect(),
+                    opus: (0..1 + dice.below(200)).map(|_| dice.below(256) as u8).collect(),
                 },
             })
             .collect();

@@ -101,11 +101,7 @@ impl Verdict {
     /// who spoke, nobody being masked more often than not.
     #[must_use]
     pub fn hears(&self) -> bool {
-        let mut spoke = self
-            .speakers
-            .iter()
-            .filter(|hearing| hearing.spoke())
-            .peekable();
+        let mut spoke = self.speakers.iter().filter(|hearing| hearing.spoke()).peekable();
         spoke.peek().is_some()
             && spoke
                 .all(|hearing| hearing.share >= SHARE && hearing.windows >= hearing.windows_masked)
@@ -166,15 +162,9 @@ impl<'a> Judge<'a> {
     pub fn new(references: &'a [Reference]) -> Self {
         let wide = Finder::new(LOW_WINDOW, LOW_WINDOW + LAG_RANGE);
         let narrow = Finder::new(LOW_WINDOW, LOW_WINDOW + 2 * STEP_MOST as usize + 1);
-        let speakers = references
-            .iter()
-            .map(|reference| Speaker::new(reference, &wide, &narrow))
-            .collect();
-        Self {
-            speakers,
-            wide,
-            narrow,
-        }
+        let speakers =
+            references.iter().map(|reference| Speaker::new(reference, &wide, &narrow)).collect();
+        Self { speakers, wide, narrow }
     }
 
     /// Judges one listener.
@@ -185,14 +175,10 @@ impl<'a> Judge<'a> {
             low: decimate(&heard.pcm),
             start_us: heard.start.as_micros() as f64,
         };
-        let tracks: Vec<Vec<Option<Fit>>> = self
-            .speakers
-            .iter()
-            .map(|speaker| self.track(speaker, &output))
-            .collect();
-        let speakers = (0..self.speakers.len())
-            .map(|index| self.hearing(index, &tracks, &output))
-            .collect();
+        let tracks: Vec<Vec<Option<Fit>>> =
+            self.speakers.iter().map(|speaker| self.track(speaker, &output)).collect();
+        let speakers =
+            (0..self.speakers.len()).map(|index| self.hearing(index, &tracks, &output)).collect();
         Verdict { speakers }
     }
 
@@ -201,13 +187,7 @@ impl<'a> Judge<'a> {
         let mut track = vec![None; speaker.windows.len()];
         // Without a trace of the speaker its windows are judged where they would lie, unheard.
         let (seed, lag) = self.first_lag(speaker, output).unwrap_or((0, 0));
-        self.follow(
-            speaker,
-            output,
-            seed..speaker.windows.len(),
-            lag,
-            &mut track,
-        );
+        self.follow(speaker, output, seed..speaker.windows.len(), lag, &mut track);
         self.follow(speaker, output, (0..seed).rev(), lag, &mut track);
         track
     }
@@ -261,10 +241,7 @@ impl<'a> Judge<'a> {
             }
         }
         let place = (first as f64 + f64::from(found.place)) * DECIMATION as f64;
-        Some(Fit {
-            place: place.round() as i64,
-            height: found.height,
-        })
+        Some(Fit { place: place.round() as i64, height: found.height })
     }
 
     /// The lag (at 8 kHz) to begin with, and the window that it was found at.
@@ -508,10 +485,7 @@ impl<'a> Speaker<'a> {
         let low = decimate(pcm);
         let mut windows = Vec::new();
         let mut loudest = Vec::new();
-        for (index, blocks) in reference.blocks[..blocks]
-            .chunks_exact(WINDOW_BLOCKS)
-            .enumerate()
-        {
+        for (index, blocks) in reference.blocks[..blocks].chunks_exact(WINDOW_BLOCKS).enumerate() {
             let first = index * WINDOW;
             let energy = dot(&pcm[first..first + WINDOW], &pcm[first..first + WINDOW]);
             let audible = blocks.iter().all(|block| block.audible);
@@ -520,11 +494,7 @@ impl<'a> Speaker<'a> {
             }
             let low = &low[first / DECIMATION..first / DECIMATION + LOW_WINDOW];
             loudest.push((energy, windows.len(), first));
-            windows.push(Window {
-                first,
-                at_us: begin_us(blocks),
-                piece: narrow.prepare(low),
-            });
+            windows.push(Window { first, at_us: begin_us(blocks), piece: narrow.prepare(low) });
         }
         // One seed, the loudest, out of each twelfth of the speech.
         let seeds = loudest
@@ -535,11 +505,7 @@ impl<'a> Speaker<'a> {
                 (index, wide.prepare(low))
             })
             .collect();
-        Self {
-            pcm,
-            windows,
-            seeds,
-        }
+        Self { pcm, windows, seeds }
     }
 
     /// What this speaker said where the output's window at `place` lies, with its margins.

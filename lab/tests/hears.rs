@@ -15,10 +15,8 @@ struct Dice(u64);
 
 impl Dice {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
 }
@@ -35,12 +33,7 @@ struct Network {
 const CLEAN: Network = Network {
     jitter_ms: 0,
     loss_percent: 0,
-    settings: EncoderSettings {
-        bitrate: 28_000,
-        loss_percent: 5,
-        dtx: true,
-        constant: false,
-    },
+    settings: EncoderSettings { bitrate: 28_000, loss_percent: 5, dtx: true, constant: false },
     drift_ppm: 0,
 };
 
@@ -57,10 +50,7 @@ const START: Time = Time::from_millis(10_000);
 
 fn reference(pcm: Vec<f32>) -> Reference {
     let blocks = (0..pcm.len() / BLOCK)
-        .map(|i| Block {
-            at: START + Duration::from_millis(20 * i as u64),
-            audible: true,
-        })
+        .map(|i| Block { at: START + Duration::from_millis(20 * i as u64), audible: true })
         .collect();
     Reference { pcm, blocks }
 }
@@ -68,10 +58,8 @@ fn reference(pcm: Vec<f32>) -> Reference {
 /// Sends the speakers' sound through a network and mixes what arrives.
 fn listen(speakers: &[Reference], network: Network) -> (Heard, MixerStats) {
     let mut dice = Dice(4);
-    let mut encoders: Vec<Encoder> = speakers
-        .iter()
-        .map(|_| Encoder::new(network.settings).unwrap())
-        .collect();
+    let mut encoders: Vec<Encoder> =
+        speakers.iter().map(|_| Encoder::new(network.settings).unwrap()).collect();
     let blocks = speakers.iter().map(|r| r.blocks.len()).max().unwrap();
     let mut arrivals = Vec::new();
     for i in 0..blocks {
@@ -81,20 +69,12 @@ fn listen(speakers: &[Reference], network: Network) -> (Heard, MixerStats) {
                 continue;
             };
             let frame = encoder.encode(pcm.try_into().unwrap()).unwrap();
-            frames.extend(frame.map(|speech| Frame {
-                slot: slot as u16,
-                speech,
-            }));
+            frames.extend(frame.map(|speech| Frame { slot: slot as u16, speech }));
         }
         let at = START.as_micros() + 20_000 * i as u64;
         let jitter = 1 + dice.below(1 + network.jitter_ms * 1_000);
         if !frames.is_empty() && dice.below(100) >= network.loss_percent {
-            arrivals.push((
-                Time::from_micros(at + 15_000 + jitter),
-                i as u32 + 1,
-                at,
-                frames,
-            ));
+            arrivals.push((Time::from_micros(at + 15_000 + jitter), i as u32 + 1, at, frames));
         }
     }
     arrivals.sort_by_key(|arrival| arrival.0);
@@ -108,11 +88,7 @@ fn listen(speakers: &[Reference], network: Network) -> (Heard, MixerStats) {
         while let Some((arrived, number, clock, frames)) =
             arrivals.next_if(|arrival| arrival.0 <= now)
         {
-            let key = TickKey {
-                room: 1,
-                epoch: 1,
-                number,
-            };
+            let key = TickKey { room: 1, epoch: 1, number };
             mixer.push_tick(arrived, key, clock, frames);
         }
         let mut block = [0.0; BLOCK];
@@ -146,20 +122,10 @@ fn every_bitrate_of_the_voice_profile_is_heard() {
 #[test]
 fn jitter_loss_and_drift_are_heard_through() {
     let speech = speech();
-    for (jitter_ms, loss_percent, drift_ppm) in [
-        (0, 0, 0),
-        (40, 0, 0),
-        (0, 2, 0),
-        (40, 2, 0),
-        (10, 0, 200),
-        (10, 0, -200),
-    ] {
-        let network = Network {
-            jitter_ms,
-            loss_percent,
-            drift_ppm,
-            ..CLEAN
-        };
+    for (jitter_ms, loss_percent, drift_ppm) in
+        [(0, 0, 0), (40, 0, 0), (0, 2, 0), (40, 2, 0), (10, 0, 200), (10, 0, -200)]
+    {
+        let network = Network { jitter_ms, loss_percent, drift_ppm, ..CLEAN };
         let references = [reference(part(&speech, 20, 50))];
         let (heard, stats) = listen(&references, network);
         let verdict = verdict(&references, &heard);
@@ -183,28 +149,13 @@ fn another_file_a_missing_speaker_and_silence_are_not_heard() {
     let references = three();
     let (heard, _) = listen(&references[..1], CLEAN);
     let another = verdict(&references[1..2], &heard);
-    assert!(
-        !another.hears() && another.speakers[0].share < 0.05,
-        "{another:?}"
-    );
+    assert!(!another.hears() && another.speakers[0].share < 0.05, "{another:?}");
     let missing = verdict(&references[..2], &heard);
-    assert!(
-        !missing.hears() && missing.speakers[0].share > 0.9,
-        "{missing:?}"
-    );
-    let silence = Heard {
-        pcm: vec![0.0; heard.pcm.len()],
-        start: START,
-    };
+    assert!(!missing.hears() && missing.speakers[0].share > 0.9, "{missing:?}");
+    let silence = Heard { pcm: vec![0.0; heard.pcm.len()], start: START };
     let silent = verdict(&references[..1], &silence);
-    assert!(
-        !silent.hears() && silent.speakers[0].windows > 30,
-        "{silent:?}"
-    );
-    let nothing = Heard {
-        pcm: Vec::new(),
-        start: START,
-    };
+    assert!(!silent.hears() && silent.speakers[0].windows > 30, "{silent:?}");
+    let nothing = Heard { pcm: Vec::new(), start: START };
     assert!(!verdict(&references, &nothing).hears());
 }
 
@@ -216,10 +167,7 @@ fn who_is_not_audible_need_not_be_heard() {
         block.audible = false;
     }
     let verdict = verdict(&references[..2], &heard);
-    assert!(
-        verdict.hears() && verdict.speakers[1].windows == 0,
-        "{verdict:?}"
-    );
+    assert!(verdict.hears() && verdict.speakers[1].windows == 0, "{verdict:?}");
 }
 
 #[test]
@@ -228,10 +176,7 @@ fn a_gap_of_a_tenth_is_noticed() {
     let (mut heard, _) = listen(&references, CLEAN);
     heard.pcm[8 * 48_000..10 * 48_000].fill(0.0);
     let verdict = verdict(&references, &heard);
-    assert!(
-        !verdict.hears() && verdict.speakers[0].share > 0.8,
-        "{verdict:?}"
-    );
+    assert!(!verdict.hears() && verdict.speakers[0].share > 0.8, "{verdict:?}");
 }
 
 #[test]

@@ -147,9 +147,7 @@ impl Voice {
         let whole = opus::packet::get_nb_samples(packet, RATE).is_ok_and(|len| len == BLOCK);
         let decoded = whole
             && self.decoder.as_mut().is_some_and(|decoder| {
-                decoder
-                    .decode_float(packet, &mut block, fec)
-                    .is_ok_and(|len| len == BLOCK)
+                decoder.decode_float(packet, &mut block, fec).is_ok_and(|len| len == BLOCK)
             });
         if !decoded {
             self.stats.malformed += 1;
@@ -203,11 +201,7 @@ fn new_decoder() -> Option<opus::Decoder> {
 /// A forged packet may decode to any number; none of them reaches the mix.
 fn tame(block: &mut Block) {
     for sample in block {
-        *sample = if sample.is_finite() {
-            sample.clamp(-4.0, 4.0)
-        } else {
-            0.0
-        };
+        *sample = if sample.is_finite() { sample.clamp(-4.0, 4.0) } else { 0.0 };
     }
 }
 
@@ -215,11 +209,6 @@ fn tame(block: &mut Block) {
 fn interpolate(samples: &[f32], position: f64) -> f32 {
     let index = position as usize;
     let t = (position - index as f64) as f32;
-    let (a, b, c, d) = (
-        samples[index - 1],
-        samples[index],
-        samples[index + 1],
-        samples[index + 2],
-    );
+    let (a, b, c, d) = (samples[index - 1], samples[index], samples[index + 1], samples[index + 2]);
     b + 0.5 * t * (c - a + t * (2.0 * a - 5.0 * b + 4.0 * c - d + t * (3.0 * (b - c) + d - a)))
 }

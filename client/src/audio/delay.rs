@@ -29,17 +29,10 @@ const MARGIN_US: i64 = 5_000;
 
 impl DelayEstimator {
     pub(super) fn new(start: Duration) -> Self {
-        let target_us = start
-            .clamp(limits::JITTER_LEAST, limits::JITTER_MOST)
-            .as_micros() as i64;
+        let target_us = start.clamp(limits::JITTER_LEAST, limits::JITTER_MOST).as_micros() as i64;
         let mut shares = [0.0; BUCKETS];
         shares[bucket(target_us - MARGIN_US - BUCKET_US)] = 1.0;
-        Self {
-            minima: Minima::default(),
-            shares,
-            target_us: target_us as f64,
-            last: None,
-        }
+        Self { minima: Minima::default(), shares, target_us: target_us as f64, last: None }
     }
 
     /// Notes a frame of media time `media_us` that arrived at `now`.
@@ -66,9 +59,7 @@ impl DelayEstimator {
         let variation = self.delay_us(now, media_us);
         let most = limits::JITTER_MOST.as_micros() as i64;
         if variation <= most {
-            self.target_us = self
-                .target_us
-                .max((variation.saturating_add(MARGIN_US)) as f64);
+            self.target_us = self.target_us.max((variation.saturating_add(MARGIN_US)) as f64);
         }
         self.target_us = self.target_us.min(most as f64);
     }
@@ -80,9 +71,7 @@ impl DelayEstimator {
 
     /// The delay that a frame of media time `media_us` has when it is played at `at`.
     pub(super) fn delay_us(&self, at: Time, media_us: i64) -> i64 {
-        micros(at)
-            .saturating_sub(media_us)
-            .saturating_sub(self.minima.least())
+        micros(at).saturating_sub(media_us).saturating_sub(self.minima.least())
     }
 
     /// Forgets which arrival was the earliest: the media's clock is another.
@@ -138,11 +127,7 @@ impl Minima {
     }
 
     fn least(&self) -> i64 {
-        self.spans
-            .iter()
-            .map(|&(_, least)| least)
-            .min()
-            .unwrap_or(0)
+        self.spans.iter().map(|&(_, least)| least).min().unwrap_or(0)
     }
 }
 

@@ -29,12 +29,7 @@ pub struct Settings {
 impl Default for Settings {
     /// 28 kbit/s, FEC for 5 % loss, pauses left out.
     fn default() -> Self {
-        Self {
-            bitrate: 28_000,
-            loss_percent: 5,
-            dtx: true,
-            constant: false,
-        }
+        Self { bitrate: 28_000, loss_percent: 5, dtx: true, constant: false }
     }
 }
 
@@ -42,12 +37,7 @@ impl Settings {
     /// 48 kbit/s at a constant rate: 120 bytes a frame, the bench's canonical profile.
     #[must_use]
     pub fn bench() -> Self {
-        Self {
-            bitrate: 48_000,
-            constant: true,
-            dtx: false,
-            ..Self::default()
-        }
+        Self { bitrate: 48_000, constant: true, dtx: false, ..Self::default() }
     }
 }
 
@@ -61,10 +51,7 @@ pub struct EncodeError {
 
 impl From<opus::Error> for EncodeError {
     fn from(error: opus::Error) -> Self {
-        Self {
-            function: error.function(),
-            reason: error.description(),
-        }
+        Self { function: error.function(), reason: error.description() }
     }
 }
 
@@ -97,12 +84,7 @@ impl Encoder {
         opus.set_inband_fec(true)?;
         opus.set_packet_loss_perc(i32::from(settings.loss_percent.min(100)))?;
         opus.set_dtx(settings.dtx && !settings.constant)?;
-        Ok(Self {
-            opus,
-            activity: Activity::default(),
-            seq: 0,
-            paused: false,
-        })
+        Ok(Self { opus, activity: Activity::default(), seq: 0, paused: false })
     }
 
     /// Encodes the next 20 ms; `None` where the pause goes on and nothing is to be sent.
@@ -110,13 +92,8 @@ impl Encoder {
     /// # Errors
     /// Never for a block of finite samples; samples that are not finite are taken for silence.
     pub fn encode(&mut self, block: &Block) -> Result<Option<SpeechFrame>, EncodeError> {
-        let finite = block.map(|sample| {
-            if sample.is_finite() {
-                sample.clamp(-1.0, 1.0)
-            } else {
-                0.0
-            }
-        });
+        let finite =
+            block.map(|sample| if sample.is_finite() { sample.clamp(-1.0, 1.0) } else { 0.0 });
         let level = dbov(&finite);
         let voice = self.activity.push(level);
         let mut packet = [0; limits::FRAME_BYTES];
@@ -159,10 +136,7 @@ struct Activity {
 
 impl Default for Activity {
     fn default() -> Self {
-        Self {
-            floor: Self::QUIETEST,
-            hang_over: 0,
-        }
+        Self { floor: Self::QUIETEST, hang_over: 0 }
     }
 }
 
@@ -215,11 +189,7 @@ mod tests {
     fn a_constant_rate_gives_exactly_120_bytes_even_in_silence() {
         let mut encoder = Encoder::new(Settings::bench()).unwrap();
         for block in 0..200 {
-            let sound = if block % 50 < 25 {
-                sine(0.3, 300.0, block)
-            } else {
-                [0.0; BLOCK]
-            };
+            let sound = if block % 50 < 25 { sine(0.3, 300.0, block) } else { [0.0; BLOCK] };
             let frame = encoder.encode(&sound).unwrap().unwrap();
             assert_eq!(frame.opus.len(), 120);
             assert_eq!(frame.seq as usize, block);
@@ -238,9 +208,8 @@ mod tests {
         for _ in 0..150 {
             pause.extend(encoder.encode(&[0.0; BLOCK]).unwrap());
         }
-        let markers: Vec<usize> = (0..pause.len())
-            .filter(|&i| pause[i].opus.len() <= DTX_BYTES)
-            .collect();
+        let markers: Vec<usize> =
+            (0..pause.len()).filter(|&i| pause[i].opus.len() <= DTX_BYTES).collect();
         assert!(!markers.is_empty());
         // 3 s: what Opus sends before it believes in the pause, then two packets every 400 ms.
         assert!(pause.len() < 45, "{} frames in the pause", pause.len());

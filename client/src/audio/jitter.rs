@@ -148,9 +148,7 @@ impl JitterBuffer {
     pub fn push(&mut self, now: Time, clock_us: u64, speech: SpeechFrame) {
         self.stats.pushed += 1;
         // A quarter of the range, so that no sum or difference of times overflows.
-        let clock_us = i64::try_from(clock_us)
-            .unwrap_or(i64::MAX)
-            .min(i64::MAX / 4);
+        let clock_us = i64::try_from(clock_us).unwrap_or(i64::MAX).min(i64::MAX / 4);
         let Some(seq) = self.place(speech.seq) else {
             return;
         };
@@ -173,11 +171,7 @@ impl JitterBuffer {
             self.stats.stretched += 1;
             self.estimator.late(now, media_us);
         }
-        let entry = Entry {
-            speech,
-            media_us,
-            spurt,
-        };
+        let entry = Entry { speech, media_us, spurt };
         self.frames.insert(seq, entry);
         while self.frames.len() > limits::JITTER_FRAMES {
             self.skip_first();
@@ -327,12 +321,7 @@ impl JitterBuffer {
     fn media(&mut self, seq: i64, clock_us: i64) -> (i64, u32) {
         let Some(anchor) = self.anchor else {
             self.estimator.new_clock();
-            let anchor = Anchor {
-                seq,
-                media_us: clock_us,
-                spurt: 0,
-                first: seq,
-            };
+            let anchor = Anchor { seq, media_us: clock_us, spurt: 0, first: seq };
             self.anchor = Some(anchor);
             return (clock_us, 0);
         };
@@ -342,12 +331,7 @@ impl JitterBuffer {
         if off.abs() > NEW_SPURT_US || self.marker.is_some_and(marked) {
             let spurt = anchor.spurt.wrapping_add(u32::from(seq > anchor.seq));
             if seq > anchor.seq {
-                self.anchor = Some(Anchor {
-                    seq,
-                    media_us: clock_us,
-                    spurt,
-                    first: seq,
-                });
+                self.anchor = Some(Anchor { seq, media_us: clock_us, spurt, first: seq });
                 return (clock_us, spurt);
             }
             // A straggler of the spurt before.
@@ -375,9 +359,7 @@ impl JitterBuffer {
 
     /// A frame came after its turn; `back` frames before the last one played or concealed.
     fn overdue(&mut self, now: Time, back: i64, media_us: i64) {
-        let bit = u32::try_from(back)
-            .ok()
-            .and_then(|back| 1_u64.checked_shl(back));
+        let bit = u32::try_from(back).ok().and_then(|back| 1_u64.checked_shl(back));
         if bit.is_some_and(|bit| self.played & bit != 0) {
             self.stats.duplicate += 1;
         } else {

@@ -21,14 +21,8 @@ impl Limiter {
 
     /// Brings every sample within ±1.
     pub(super) fn apply(&mut self, block: &mut Block) {
-        let peak = block
-            .iter()
-            .fold(0.0_f32, |peak, sample| peak.max(sample.abs()));
-        let needed = if peak > THRESHOLD {
-            THRESHOLD / peak
-        } else {
-            1.0
-        };
+        let peak = block.iter().fold(0.0_f32, |peak, sample| peak.max(sample.abs()));
+        let needed = if peak > THRESHOLD { THRESHOLD / peak } else { 1.0 };
         let start = self.gain;
         if start >= 1.0 && needed >= 1.0 {
             return;
@@ -53,9 +47,7 @@ fn round_off(sample: f32) -> f32 {
         return sample;
     }
     let room = 1.0 - THRESHOLD;
-    (THRESHOLD + room * (over / room).tanh())
-        .min(1.0)
-        .copysign(sample)
+    (THRESHOLD + room * (over / room).tanh()).min(1.0).copysign(sample)
 }
 
 #[cfg(test)]

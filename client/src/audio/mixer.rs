@@ -139,9 +139,7 @@ impl Mixer {
 
     /// How loud each voice is at the moment, in −dBov, by slot: for meters.
     pub fn levels(&self) -> impl Iterator<Item = (u16, u8)> + '_ {
-        self.voices
-            .iter()
-            .map(|(slot, speaker)| (*slot, speaker.level))
+        self.voices.iter().map(|(slot, speaker)| (*slot, speaker.level))
     }
 
     /// The longest delay of the voices that speak; the starting delay while nobody does.

@@ -158,10 +158,7 @@ impl Sink {
     }
 
     fn error(&self, problem: OutputProblem) -> OutputError {
-        OutputError {
-            name: self.name.clone(),
-            problem,
-        }
+        OutputError { name: self.name.clone(), problem }
     }
 }
 
@@ -215,11 +212,7 @@ impl Pcm {
             target.write_all(&wav_header(UNKNOWN, UNKNOWN))?;
             target.flush_pipe()?;
         }
-        Ok(Self {
-            target,
-            wav,
-            data_bytes: 0,
-        })
+        Ok(Self { target, wav, data_bytes: 0 })
     }
 
     fn write(&mut self, block: &Block) -> Result<(), OutputProblem> {

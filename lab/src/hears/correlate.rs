@@ -52,22 +52,14 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
             *lane += a * b;
         }
     }
-    let rest: f32 = a[whole..len]
-        .iter()
-        .zip(&b[whole..len])
-        .map(|(a, b)| a * b)
-        .sum();
+    let rest: f32 = a[whole..len].iter().zip(&b[whole..len]).map(|(a, b)| a * b).sum();
     lanes.iter().sum::<f32>() + rest
 }
 
 /// The correlation of two pieces, −1 to 1; 0 where one of them is silent.
 pub(super) fn correlation(a: &[f32], b: &[f32]) -> f32 {
     let energies = dot(a, a) * dot(b, b);
-    if energies > 1e-12 {
-        dot(a, b) / energies.sqrt()
-    } else {
-        0.0
-    }
+    if energies > 1e-12 { dot(a, b) / energies.sqrt() } else { 0.0 }
 }
 
 /// Where a piece fits best within a longer one.
@@ -107,10 +99,7 @@ impl Finder {
     }
 
     pub(super) fn prepare(&self, piece: &[f32]) -> Piece {
-        Piece {
-            spectrum: self.spectrum(piece),
-            energy: dot(piece, piece),
-        }
+        Piece { spectrum: self.spectrum(piece), energy: dot(piece, piece) }
     }
 
     /// Correlations of the piece at every place in `range` where it fits whole.
@@ -137,11 +126,7 @@ impl Finder {
                 if place + 1 < places {
                     energy += square(range[place + self.piece]) - square(range[place]);
                 }
-                if energies > 1e-9 {
-                    sum / energies.sqrt() as f32
-                } else {
-                    0.0
-                }
+                if energies > 1e-9 { sum / energies.sqrt() as f32 } else { 0.0 }
             })
             .collect()
     }
@@ -164,10 +149,7 @@ fn square(x: f32) -> f64 {
 
 /// The highest of the correlations, its place made finer by a parabola through its neighbours.
 pub(super) fn peak(correlations: &[f32]) -> Option<Peak> {
-    let (index, &height) = correlations
-        .iter()
-        .enumerate()
-        .max_by(|a, b| a.1.total_cmp(b.1))?;
+    let (index, &height) = correlations.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
     let mut place = index as f32;
     if index > 0 && index + 1 < correlations.len() {
         let (left, right) = (correlations[index - 1], correlations[index + 1]);

@@ -45,10 +45,7 @@ pub enum InputProblem {
     #[error("holds no sound")]
     Empty,
     /// More than [`limits::LOAD_SECONDS`], which only a stream may be.
-    #[error(
-        "is longer than {} s, the most that is loaded at once",
-        limits::LOAD_SECONDS
-    )]
+    #[error("is longer than {} s, the most that is loaded at once", limits::LOAD_SECONDS)]
     TooLong,
 }
 
@@ -142,10 +139,7 @@ impl Source {
     }
 
     fn error(&self, problem: InputProblem) -> InputError {
-        InputError {
-            name: self.name.clone(),
-            problem,
-        }
+        InputError { name: self.name.clone(), problem }
     }
 
     /// Decodes until a block is ready or the input has ended.

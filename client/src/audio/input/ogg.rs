@@ -34,16 +34,10 @@ struct Stream {
 impl<R: Read + Seek> OggOpus<R> {
     pub(super) fn new(reader: R) -> Result<Self, InputProblem> {
         let mut packets = PacketReader::new(reader);
-        let head = packets
-            .read_packet()
-            .map_err(|error| problem(error, 0))?
-            .ok_or(InputProblem::Empty)?;
+        let head =
+            packets.read_packet().map_err(|error| problem(error, 0))?.ok_or(InputProblem::Empty)?;
         let stream = Stream::new(&head)?;
-        Ok(Self {
-            packets,
-            stream,
-            ended: false,
-        })
+        Ok(Self { packets, stream, ended: false })
     }
 
     fn next_packet(&mut self) -> Result<Option<Packet>, InputProblem> {
@@ -90,22 +84,11 @@ impl Stream {
             let what = "its Ogg stream is not Opus".to_owned();
             return Err(InputProblem::Unsupported(what));
         }
-        let [
-            version,
-            channels,
-            skip_low,
-            skip_high,
-            _,
-            _,
-            _,
-            _,
-            gain_low,
-            gain_high,
-            family,
-        ] = *data
-            .get(8..19)
-            .and_then(|fields| fields.first_chunk::<11>())
-            .ok_or_else(|| corrupt("its OpusHead is cut short"))?;
+        let [version, channels, skip_low, skip_high, _, _, _, _, gain_low, gain_high, family] =
+            *data
+                .get(8..19)
+                .and_then(|fields| fields.first_chunk::<11>())
+                .ok_or_else(|| corrupt("its OpusHead is cut short"))?;
         if version & 0xf0 != 0 {
             let what = format!("version {version} of Ogg Opus");
             return Err(InputProblem::Unsupported(what));
@@ -148,10 +131,8 @@ impl Stream {
             let what = format!("Opus packet {number} is empty");
             return Err(InputProblem::Corrupt(what));
         }
-        let len = self
-            .decoder
-            .decode_float(&packet.data, &mut samples, false)
-            .map_err(|error| {
+        let len =
+            self.decoder.decode_float(&packet.data, &mut samples, false).map_err(|error| {
                 InputProblem::Corrupt(format!("Opus packet {number}: {}", error.description()))
             })?;
         self.decoded += len as u64;

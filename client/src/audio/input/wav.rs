@@ -50,13 +50,7 @@ impl<R: Read + Seek> Wav<R> {
             RATE => None,
             rate => Some(Resample::new(rate)?),
         };
-        Ok(Self {
-            promised: reader.duration(),
-            reader,
-            spec,
-            read: 0,
-            resampler,
-        })
+        Ok(Self { promised: reader.duration(), reader, spec, read: 0, resampler })
     }
 }
 
@@ -74,12 +68,10 @@ impl<R: Read> Wav<R> {
         let (read, promised) = (self.read, self.promised);
         match sample {
             Some(Ok(sample)) if sample.is_finite() => Ok(sample),
-            Some(Ok(_)) => Err(InputProblem::Corrupt(format!(
-                "sample {read} is not a number"
-            ))),
-            None | Some(Err(hound::Error::IoError(_))) => Err(InputProblem::Corrupt(format!(
-                "it ends after {read} of {promised} samples"
-            ))),
+            Some(Ok(_)) => Err(InputProblem::Corrupt(format!("sample {read} is not a number"))),
+            None | Some(Err(hound::Error::IoError(_))) => {
+                Err(InputProblem::Corrupt(format!("it ends after {read} of {promised} samples")))
+            }
             Some(Err(error)) => Err(InputProblem::Unsupported(error.to_string())),
         }
     }
@@ -270,11 +262,8 @@ impl Resample {
         let input = InterleavedSlice::new(&self.pending[..len], 1, len)
             .map_err(|error| InputProblem::Unsupported(error.to_string()))?;
         let indexing = Indexing::new().partial_len(valid);
-        let block = self
-            .resampler
-            .process(&input, Some(&indexing))
-            .map_err(resample_problem)?
-            .take_data();
+        let block =
+            self.resampler.process(&input, Some(&indexing)).map_err(resample_problem)?.take_data();
         self.pending.drain(..len);
         let cut = self.delay.min(block.len());
         self.delay -= cut;
