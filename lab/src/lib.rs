@@ -1,4 +1,13 @@
-//! Measuring: load, comparison, simulation, and whether a listener hears.
+//! Measuring: load, benches, simulation, and whether a listener hears.
+//!
+//! A bench stands on a [`bed`] (an origin and relays as processes), sends a [`crowd`] of listeners,
+//! and prints a [`report`].
 #![warn(missing_docs)]
 
+pub mod bed;
+pub mod bench;
+pub mod crowd;
+pub mod floor;
 pub mod hears;
+pub mod nodes;
+pub mod report;

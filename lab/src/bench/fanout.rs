@@ -1,0 +1,189 @@
+//! What a relay's fan-out costs, beside the floor, in one run.
+
+mod chart;
+mod rounds;
+mod stages;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::bed::{Bed, Choir, RelayPlan};
+use crate::crowd::{Crowd, CrowdPlan};
+use crate::report::{Events, Report, Spread};
+
+use self::rounds::Round;
+
+/// The relay that is measured.
+const RELAY: &str = "relay-1";
+/// The relay below it, on the other core: what a hop takes is measured there.
+const CHILD: &str = "relay-2";
+const RELAY_CORE: usize = 0;
+const OTHER_CORE: usize = 1;
+/// UDP sockets that the listeners share, and the floor's receivers too.
+const SOCKETS: usize = 16;
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct FanoutOptions {
+    /// Listeners in the cost rounds.
+    pub listeners: usize,
+    /// Ticks a second: 50, 25 or 16 (20, 40 or 60 ms).
+    pub rate_hz: u32,
+    /// Speakers in a tick; several numbers alternate.
+    pub speakers: Vec<usize>,
+    /// Seconds of one measurement within a round.
+    pub seconds: f64,
+    /// Rounds.
+    pub rounds: usize,
+    /// Whether joins, memory and hop delay are measured too.
+    pub stages: bool,
+    /// Where the chart goes.
+    pub chart: Option<PathBuf>,
+    /// Where events go.
+    pub events: Option<PathBuf>,
+}
+
+/// The bench's bed with all that runs on it.
+struct Rig {
+    bed: Bed,
+    crowd: Crowd,
+    choir: Choir,
+}
+
+/// Runs the bench and returns its report. Progress goes to `say`.
+///
+/// # Errors
+/// When it could not measure.
+pub fn run(options: &FanoutOptions, say: &mut dyn FnMut(&str)) -> Result<Report> {
+    check(options)?;
+    let mut report = Report::start();
+    let mut events = Events::to(options.events.as_deref())?;
+    stentor_relay::quic::sys::pin_to_core(OTHER_CORE).context("the bench needs two cores")?;
+    say("starting an origin and two relays");
+    let mut rig = set_up(options)?;
+    report.set("listeners", options.listeners);
+    report.set("rate_hz", options.rate_hz);
+    report.set("speakers", options.speakers.iter().copied().map(Value::from).collect::<Vec<_>>());
+    report.set("frame_bytes", 120);
+    if options.stages {
+        stages::hop(&mut rig, say, &mut report)?;
+    }
+    say(&format!("{} listeners join", options.listeners));
+    rig.crowd.grow(options.listeners, Duration::from_secs(60))?;
+    let rounds = rounds::run(options, &mut rig, say, &mut events)?;
+    cost(&mut report, options, &rounds);
+    if options.stages {
+        stages::joins(&mut rig, say, &mut report)?;
+        stages::memory(&mut rig, say, &mut report)?;
+    }
+    rig.choir.finish()?;
+    if let Some(path) = &options.chart {
+        chart::draw(path, options, &rounds)?;
+        say(&format!("chart: {}", path.display()));
+    }
+    Ok(report)
+}
+
+fn check(options: &FanoutOptions) -> Result<()> {
+    if cadence(options.rate_hz).is_none() {
+        bail!("--rate must be 50, 25 or 16: a room's cadence is 20, 40 or 60 ms");
+    }
+    if options.speakers.is_empty() || !options.speakers.iter().all(|n| (1..=4).contains(n)) {
+        bail!("--speakers must be 1 to 4");
+    }
+    if options.listeners == 0 || options.listeners > 4_000 || options.rounds == 0 {
+        bail!("--listeners must be 1 to 4000, and there must be a round");
+    }
+    Ok(())
+}
+
+/// The room's cadence in milliseconds for a rate.
+fn cadence(rate_hz: u32) -> Option<u32> {
+    match rate_hz {
+        50 => Some(20),
+        25 => Some(40),
+        16 | 17 => Some(60),
+        _ => None,
+    }
+}
+
+fn set_up(options: &FanoutOptions) -> Result<Rig> {
+    let tick_ms = cadence(options.rate_hz).context("checked before")?;
+    // 120-byte frames are outside of the profile `voice`: the room has its own.
+    let profile = "custom = { kbit_s = 64, frame_bytes = 120, tick_bytes = 560, redundancy = 0 }";
+    let room = |name: &str, tick_ms: u32| {
+        format!(
+            "[[rooms]]\nname = \"{name}\"\npublic = true\naudible = 4\ntick_ms = {tick_ms}\n\
+             profile = {{ {profile} }}\n"
+        )
+    };
+    let rooms = room("bench", tick_ms) + &room("slow", 60);
+    let mut bed = Bed::start("fanout", &rooms, Some(OTHER_CORE))?;
+    bed.add_relay(&relay(RELAY, 1, RELAY_CORE))?;
+    bed.add_relay(&relay(CHILD, 2, OTHER_CORE))?;
+    bed.wait_ready()?;
+    let most = options.speakers.iter().max().copied().unwrap_or(1);
+    let joins = (0..most).map(|_| bed.stage("bench")).collect::<Result<Vec<_>>>()?;
+    let settings = stentor_client::audio::EncoderSettings::bench();
+    let choir = Choir::start(bed.trust(), joins, settings, Some(OTHER_CORE))?;
+    let crowd = crowd(&bed, 0, "bench", Vec::new())?;
+    Ok(Rig { bed, crowd, choir })
+}
+
+fn relay(name: &str, level: u8, core: usize) -> RelayPlan {
+    RelayPlan {
+        name: name.into(),
+        level,
+        core: Some(core),
+        shards: 1,
+        capacity: 10_000,
+        events: true,
+    }
+}
+
+/// A crowd at one relay.
+fn crowd(bed: &Bed, relay: usize, room: &str, tokens: Vec<String>) -> Result<Crowd> {
+    let address = bed.relays[relay].address;
+    Crowd::new(CrowdPlan {
+        address,
+        host: address.ip().to_string(),
+        roots: bed.roots()?,
+        room: room.into(),
+        tokens,
+        sockets: SOCKETS,
+        at_once: 32,
+    })
+}
+
+fn cost(report: &mut Report, options: &FanoutOptions, rounds: &[Round]) {
+    let first = options.speakers[0];
+    let of = |speakers: usize| rounds.iter().filter(move |round| round.speakers == speakers);
+    let column = |pick: fn(&Round) -> f64| Spread::of(&of(first).map(pick).collect::<Vec<_>>());
+    report.spread("cpu_us_per_datagram", column(|r| r.cpu_us));
+    report.spread("floor_us_per_datagram", column(|r| r.floor_us));
+    report.spread("ratio_to_floor", column(|r| r.cpu_us / r.floor_us));
+    report.set("packet_bytes", column(|r| r.packet_bytes).median);
+    report.set("frames_per_tick", column(|r| r.frames_per_tick).median);
+    report.set("ticks_per_s", column(|r| r.ticks_per_s).median);
+    report.set("sent", rounds.iter().map(|r| r.sent).sum::<u64>());
+    report.set("received", rounds.iter().map(|r| r.received).sum::<u64>());
+    report.set("lost", rounds.iter().map(|r| r.sent.saturating_sub(r.received)).sum::<u64>());
+    report.set("floor_lost", rounds.iter().map(|r| r.floor_lost).sum::<u64>());
+    report.set("rounds", rounds.len() / options.speakers.len());
+    for &speakers in &options.speakers[1..] {
+        let frames: Vec<f64> = of(speakers).map(|r| r.frames_per_tick).collect();
+        let ticks: Vec<f64> = of(speakers).map(|r| r.ticks_per_s).collect();
+        let pairs = of(first).zip(of(speakers)).map(|(one, more)| more.cpu_us / one.cpu_us);
+        let ratios: Vec<f64> = pairs.collect();
+        report.set(&format!("frames_per_tick_{speakers}"), Spread::of(&frames).median);
+        report.set(&format!("ticks_per_s_{speakers}"), Spread::of(&ticks).median);
+        let name = match (first, speakers) {
+            (1, 4) => "four_to_one".to_owned(),
+            _ => format!("ratio_{speakers}_to_{first}"),
+        };
+        report.spread(&name, Spread::of(&ratios));
+    }
+}

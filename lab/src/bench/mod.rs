@@ -1,0 +1,3 @@
+//! Benches: each measures one thing on real processes, prints its figures and judges nothing.
+
+pub mod fanout;
