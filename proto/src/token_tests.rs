@@ -275,7 +275,7 @@ proptest! {
     #[test]
     fn one_changed_byte_is_refused(at in 0usize..300, byte in 33u8..127) {
         let token = signer().sign(&claims()).unwrap();
-        let mut bytes = token.clone().into_bytes();
+        let mut bytes = token.into_bytes();
         let at = at % bytes.len();
         prop_assume!(bytes[at] != byte);
         bytes[at] = byte;
