@@ -115,7 +115,7 @@ pub struct NodeFlags {
     #[arg(long, global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// UDP address to serve on; default [::]:4433 [env: STENTOR_LISTEN]
+    /// UDP address to serve on; default `[::]:4433` [env: STENTOR_LISTEN]
     #[arg(long, global = true, value_name = "ADDR:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
@@ -135,7 +135,7 @@ pub struct NodeFlags {
     #[arg(long, global = true, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shards: Option<usize>,
-    /// Core numbers to pin the shards to: 0,2 [env: STENTOR_CORES=[0,2]]
+    /// Core numbers to pin the shards to: 0,2 [env: STENTOR_CORES, `[0,2]`]
     #[arg(long, global = true, value_name = "N,...", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cores: Option<Vec<usize>>,

@@ -185,6 +185,9 @@ impl Sources {
     /// Where a key was written, or, for a part of a list, where the list was.
     fn place(&self, key: &str) -> String {
         let mut known = key;
+        if self.find(key).is_none() {
+            return "not given".to_owned();
+        }
         loop {
             if let Some(found) = self.figment.find_metadata(known) {
                 return place(found, known);

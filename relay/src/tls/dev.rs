@@ -37,6 +37,7 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 const CERTIFICATE: Duration = Duration::from_secs(13 * 24 * 3_600);
 /// Certificates are valid from an hour ago, for clocks that are behind.
 const BACKDATE: Duration = Duration::from_secs(3_600);
+const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 const RELAY_TOKEN_LIFE: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 /// Why a development directory cannot be used.
@@ -163,6 +164,7 @@ impl DevDir {
 
 const CERTIFICATE_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 
+/// What the issuer of a certificate repeats of the authority's own: its name and use.
 fn authority_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -177,7 +179,11 @@ fn authority_params() -> CertificateParams {
 /// Key first, certificate behind it, in one file, so that no process sees one without the other.
 fn make_authority() -> Result<String, DevError> {
     let key = KeyPair::generate().map_err(crypto)?;
-    let certificate = authority_params().self_signed(&key).map_err(crypto)?;
+    let mut params = authority_params();
+    let now = SystemTime::now();
+    params.not_before = (now - BACKDATE).into();
+    params.not_after = (now + AUTHORITY_LIFE).into();
+    let certificate = params.self_signed(&key).map_err(crypto)?;
     Ok(key.serialize_pem() + &certificate.pem())
 }
 
