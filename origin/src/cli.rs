@@ -36,13 +36,7 @@ Exit codes: 0 success, 1 failure at run time, 2 wrong usage, 78 wrong configurat
 #[command(name = "stentor-origin", version, about, after_help = EXAMPLES)]
 pub struct Cli {
     /// Configuration file (TOML)
-    #[arg(
-        long,
-        short,
-        global = true,
-        value_name = "FILE",
-        env = "STENTOR_CONFIG"
-    )]
+    #[arg(long, short, global = true, value_name = "FILE", env = "STENTOR_CONFIG")]
     pub config: Option<PathBuf>,
     /// The flags.
     #[command(flatten)]
@@ -121,9 +115,7 @@ impl Cli {
 
     fn token(&self, args: &TokenArgs) -> Result<(), Error> {
         if args.role != Role::Relay && args.room.is_empty() {
-            return Err(Error::Usage(
-                "give --room (only a relay's token has none)".to_owned(),
-            ));
+            return Err(Error::Usage("give --room (only a relay's token has none)".to_owned()));
         }
         let (mut keys, dev) = load_keys(self.config.as_deref(), &self.flags)?;
         if keys.signers.is_empty()
@@ -144,9 +136,7 @@ impl Cli {
             name: args.name.clone(),
             ttl: args.ttl,
         };
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let token = mint::mint(signer, &request, now.as_secs()).map_err(|error| match error {
             MintError::Key(error) => Error::Usage(error.to_string()),
             MintError::Random => Error::runtime(error),
@@ -175,9 +165,7 @@ fn parse_ttl(text: &str) -> Result<Duration, String> {
         'd' => 86_400,
         _ => return Err(help.to_owned()),
     };
-    let number: u64 = text[..text.len() - unit.len_utf8()]
-        .parse()
-        .map_err(|_| help)?;
+    let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| help)?;
     match number.checked_mul(seconds) {
         Some(total @ 1..) => Ok(Duration::from_secs(total)),
         _ => Err(help.to_owned()),
@@ -199,16 +187,7 @@ mod tests {
     fn times_have_units() {
         assert_eq!(parse_ttl("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_ttl("7d"), Ok(Duration::from_secs(604_800)));
-        for bad in [
-            "",
-            "h",
-            "5",
-            "0h",
-            "-1h",
-            "1.5h",
-            "99999999999999999999d",
-            "5é",
-        ] {
+        for bad in ["", "h", "5", "0h", "-1h", "1.5h", "99999999999999999999d", "5é"] {
             assert!(parse_ttl(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_role("co-host"), Ok(Role::CoHost));

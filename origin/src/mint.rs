@@ -38,9 +38,7 @@ pub enum MintError {
 /// When the claims would be refused by every verifier.
 pub fn mint(signer: &Signer, request: &Request, now_unix_s: u64) -> Result<String, MintError> {
     let mut jti = [0; 32];
-    SystemRandom::new()
-        .fill(&mut jti)
-        .map_err(|_| MintError::Random)?;
+    SystemRandom::new().fill(&mut jti).map_err(|_| MintError::Random)?;
     let room = match request.role {
         Role::Relay => ANY_ROOM,
         _ => &request.room,
@@ -78,15 +76,10 @@ mod tests {
         };
         let first = mint(&signer, &request, 1_000).unwrap();
         let claims = verifier.verify(&first, 1_010).unwrap();
-        assert_eq!(
-            (claims.exp, claims.allow("r", Role::Speaker)),
-            (1_060, Ok(()))
-        );
+        assert_eq!((claims.exp, claims.allow("r", Role::Speaker)), (1_060, Ok(())));
         assert_ne!(first, mint(&signer, &request, 1_000).unwrap());
         request.role = Role::Relay;
-        let claims = verifier
-            .verify(&mint(&signer, &request, 1_000).unwrap(), 1_000)
-            .unwrap();
+        let claims = verifier.verify(&mint(&signer, &request, 1_000).unwrap(), 1_000).unwrap();
         assert_eq!(claims.room, ANY_ROOM);
         request.identity = String::new();
         assert!(mint(&signer, &request, 1_000).is_err());

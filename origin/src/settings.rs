@@ -130,10 +130,7 @@ fn validate_keys(sources: &Sources, origin: &OriginConfig) -> Result<Keys, Confi
         let signer = Signer::from_pkcs8_pem(pem.expose(), key.kid.as_deref());
         let signer = signer.map_err(|error| wrong(error.to_string()))?;
         if keys.public.contains_key(signer.kid()) {
-            return Err(wrong(format!(
-                "its key id {} is there already",
-                signer.kid()
-            )));
+            return Err(wrong(format!("its key id {} is there already", signer.kid())));
         }
         keys.add(signer);
     }
@@ -149,8 +146,7 @@ fn validate_keys(sources: &Sources, origin: &OriginConfig) -> Result<Keys, Confi
         let problem = format!("has too many; {} keys are allowed", limits::TOKEN_KEYS);
         return Err(sources.wrong("keys", problem));
     }
-    keys.verifier()
-        .map_err(|error| sources.wrong("keys", error.to_string()))?;
+    keys.verifier().map_err(|error| sources.wrong("keys", error.to_string()))?;
     Ok(keys)
 }
 
@@ -178,19 +174,13 @@ fn validate_rooms(
         }
         let title = room.title.clone().unwrap_or_else(|| room.name.clone());
         if title.len() > limits::NAME_BYTES || title.contains(char::is_control) {
-            return wrong(
-                "title",
-                format!("write at most {} bytes", limits::NAME_BYTES),
-            );
+            return wrong("title", format!("write at most {} bytes", limits::NAME_BYTES));
         }
         let tick_ms = room.tick_ms.unwrap_or(limits::TICK_MS[0]);
         if !limits::TICK_MS.contains(&tick_ms) {
             return wrong("tick_ms", "must be 20, 40 or 60".to_owned());
         }
-        if room
-            .audible
-            .is_some_and(|n| n == 0 || usize::from(n) > limits::AUDIBLE_MOST)
-        {
+        if room.audible.is_some_and(|n| n == 0 || usize::from(n) > limits::AUDIBLE_MOST) {
             return wrong("audible", format!("must be 1 to {}", limits::AUDIBLE_MOST));
         }
         if let ProfileConfig::Custom(profile) = &room.profile
@@ -213,10 +203,7 @@ fn validate_rooms(
 /// What can be said of a profile by itself: each number is within what a datagram holds.
 fn check_profile(profile: &CustomProfile) -> Result<(), String> {
     let record = limits::RECORD_HEADER_BYTES + 1 + limits::FRAME_HEADER_BYTES;
-    let (frame, tick) = (
-        usize::from(profile.frame_bytes),
-        usize::from(profile.tick_bytes),
-    );
+    let (frame, tick) = (usize::from(profile.frame_bytes), usize::from(profile.tick_bytes));
     let average = usize::from(profile.kbit_s) * 1_000 / 8 / 50;
     if frame == 0 || frame > limits::FRAME_BYTES {
         return Err(format!("frame_bytes must be 1 to {}", limits::FRAME_BYTES));
@@ -256,8 +243,5 @@ fn validate_tree(sources: &Sources, tree: &TreeConfig) -> Result<TreeSettings, C
     if !(0.0..=1.0).contains(&children_share) {
         return Err(sources.wrong("tree.children_share", "must be 0 to 1"));
     }
-    Ok(TreeSettings {
-        origin_children,
-        children_share,
-    })
+    Ok(TreeSettings { origin_children, children_share })
 }

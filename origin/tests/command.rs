@@ -17,11 +17,7 @@ fn origin(dir: &Path, args: &[&str]) -> (Option<i32>, String, String) {
     command.current_dir(dir).env_clear().stdin(Stdio::null());
     let output = command.args(args).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
 fn check(file: &str) -> (Option<i32>, String) {
@@ -45,54 +41,21 @@ fn rooms_keys_and_tree_are_validated() {
     );
     let (code, text) = check(&good);
     assert_eq!(code, Some(0), "{text}");
-    assert!(
-        text.contains("Signer(a)") && text.contains("tick_ms: 60"),
-        "{text}"
-    );
+    assert!(text.contains("Signer(a)") && text.contains("tick_ms: 60"), "{text}");
 
     for (more, parts) in [
-        (
-            "[[rooms]]\nname = \"a\"\n[[rooms]]\nname = \"a\"\n",
-            &["rooms.1.name", "twice"][..],
-        ),
-        (
-            "[[rooms]]\nname = \"a\"\ntick_ms = 30\n",
-            &["rooms.0.tick_ms", "20, 40 or 60"],
-        ),
-        (
-            "[[rooms]]\nname = \"a\"\naudible = 99\n",
-            &["rooms.0.audible", "1 to 16"],
-        ),
-        (
-            "[[rooms]]\nname = \"a\"\npublik = true\n",
-            &["publik", "unknown"],
-        ),
-        (
-            "[[rooms]]\nname = \"a\"\nprofile = \"loud\"\n",
-            &["loud", "not one of"],
-        ),
+        ("[[rooms]]\nname = \"a\"\n[[rooms]]\nname = \"a\"\n", &["rooms.1.name", "twice"][..]),
+        ("[[rooms]]\nname = \"a\"\ntick_ms = 30\n", &["rooms.0.tick_ms", "20, 40 or 60"]),
+        ("[[rooms]]\nname = \"a\"\naudible = 99\n", &["rooms.0.audible", "1 to 16"]),
+        ("[[rooms]]\nname = \"a\"\npublik = true\n", &["publik", "unknown"]),
+        ("[[rooms]]\nname = \"a\"\nprofile = \"loud\"\n", &["loud", "not one of"]),
         ("[[rooms]]\ntitle = \"a\"\n", &["name", "missing"]),
-        (
-            "[[keys]]\npath = \"none.pem\"\n",
-            &["keys.0.path", "none.pem", "cannot be read"],
-        ),
-        (
-            "[[keys]]\npath = \"origin.toml\"\n",
-            &["keys.0.path", "not an Ed25519 private key"],
-        ),
-        (
-            "[[keys]]\npath = \"k.pem\"\n[[keys]]\npath = \"k.pem\"\n",
-            &["keys.1", "there already"],
-        ),
+        ("[[keys]]\npath = \"none.pem\"\n", &["keys.0.path", "none.pem", "cannot be read"]),
+        ("[[keys]]\npath = \"origin.toml\"\n", &["keys.0.path", "not an Ed25519 private key"]),
+        ("[[keys]]\npath = \"k.pem\"\n[[keys]]\npath = \"k.pem\"\n", &["keys.1", "there already"]),
         ("[[verify]]\nkey = \"x\"\n", &["verify.0.key", "base64url"]),
-        (
-            "[tree]\nchildren_share = 2.0\n",
-            &["tree.children_share", "0 to 1"],
-        ),
-        (
-            "[tree]\norigin_childs = 2\n",
-            &["tree.origin_childs", "unknown"],
-        ),
+        ("[tree]\nchildren_share = 2.0\n", &["tree.children_share", "0 to 1"]),
+        ("[tree]\norigin_childs = 2\n", &["tree.origin_childs", "unknown"]),
     ] {
         let (code, text) = check(&format!("{dev}{more}"));
         assert_eq!(code, Some(78), "{more}: {text}");
@@ -106,57 +69,26 @@ fn rooms_keys_and_tree_are_validated() {
 #[test]
 fn tokens_are_minted_with_the_directorys_key() {
     let dir = tempfile::tempdir().unwrap();
-    let args = [
-        "--dev=d",
-        "token",
-        "--room",
-        "r",
-        "--role",
-        "speaker",
-        "--identity",
-        "ann",
-    ];
+    let args = ["--dev=d", "token", "--room", "r", "--role", "speaker", "--identity", "ann"];
     let (code, token, err) = origin(dir.path(), &args);
     assert_eq!(code, Some(0), "{err}");
     let dev = DevDir::open(&dir.path().join("d")).unwrap();
     let key = (dev.signer().kid().to_owned(), dev.signer().public());
     let now = std::time::SystemTime::now();
     let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let claims = Verifier::new([key])
-        .unwrap()
-        .verify(token.trim(), now)
-        .unwrap();
+    let claims = Verifier::new([key]).unwrap().verify(token.trim(), now).unwrap();
     assert_eq!(claims.allow("r", Role::Speaker), Ok(()));
-    assert!(
-        (3_590..=3_600).contains(&(claims.exp - now)),
-        "an hour by default"
-    );
+    assert!((3_590..=3_600).contains(&(claims.exp - now)), "an hour by default");
 
     std::fs::write(dir.path().join("k.pem"), private_pem([3; 32])).unwrap();
     let file = "[[keys]]\npath = \"k.pem\"\nkid = \"a\"\n";
     std::fs::write(dir.path().join("o.toml"), file).unwrap();
-    let args = [
-        "-c",
-        "o.toml",
-        "token",
-        "--role",
-        "relay",
-        "--identity",
-        "x",
-        "--ttl",
-        "90d",
-    ];
+    let args = ["-c", "o.toml", "token", "--role", "relay", "--identity", "x", "--ttl", "90d"];
     let (code, token, err) = origin(dir.path(), &args);
     assert_eq!(code, Some(0), "{err}");
     let signer = Signer::from_pkcs8_pem(&private_pem([3; 32]), Some("a")).unwrap();
     let verifier = Verifier::new([("a".to_owned(), signer.public())]).unwrap();
-    assert!(
-        verifier
-            .verify(token.trim(), now)
-            .unwrap()
-            .allow("", Role::Relay)
-            .is_ok()
-    );
+    assert!(verifier.verify(token.trim(), now).unwrap().allow("", Role::Relay).is_ok());
 }
 
 #[test]
@@ -164,38 +96,9 @@ fn wrong_requests_for_tokens_end_with_2() {
     let dir = tempfile::tempdir().unwrap();
     for args in [
         &["--dev=d", "token", "--role", "speaker", "--identity", "a"][..],
-        &[
-            "--dev=d",
-            "token",
-            "--room",
-            "r",
-            "--role",
-            "emperor",
-            "--identity",
-            "a",
-        ],
-        &[
-            "--dev=d",
-            "token",
-            "--room",
-            "*",
-            "--role",
-            "host",
-            "--identity",
-            "a",
-        ],
-        &[
-            "--dev=d",
-            "token",
-            "--room",
-            "r",
-            "--role",
-            "host",
-            "--identity",
-            "a",
-            "--ttl",
-            "2",
-        ],
+        &["--dev=d", "token", "--room", "r", "--role", "emperor", "--identity", "a"],
+        &["--dev=d", "token", "--room", "*", "--role", "host", "--identity", "a"],
+        &["--dev=d", "token", "--room", "r", "--role", "host", "--identity", "a", "--ttl", "2"],
         &["token", "--room", "r", "--role", "host", "--identity", "a"],
     ] {
         let (code, out, err) = origin(dir.path(), args);
@@ -255,10 +158,7 @@ fn the_example_configurations_are_right() {
 fn one_environment_serves_both_programs() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(ORIGIN);
-    command
-        .current_dir(dir.path())
-        .env_clear()
-        .stdin(Stdio::null());
+    command.current_dir(dir.path()).env_clear().stdin(Stdio::null());
     for (name, value) in [
         ("STENTOR_ORIGIN", "o.example:1"),
         ("STENTOR_TOKEN", "a.b.c"),

@@ -46,16 +46,15 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Whether the bearer may be `role` in `room` (the room is not looked at for a relay).
+    /// Whether the bearer may be `role` in `room`. Any role but a relay's may also listen; the
+    /// room is not looked at for a relay.
     ///
     /// # Errors
     /// [`TokenError::Role`] or [`TokenError::Room`].
     pub fn allow(&self, room: &str, role: Role) -> Result<(), TokenError> {
-        if self.role != role {
-            return Err(TokenError::Role {
-                held: self.role,
-                asked: role,
-            });
+        let listens = role == Role::Listener && self.role != Role::Relay;
+        if self.role != role && !listens {
+            return Err(TokenError::Role { held: self.role, asked: role });
         }
         if role != Role::Relay && self.room != room {
             return Err(TokenError::Room);
@@ -75,15 +74,11 @@ impl Claims {
             return Err(TokenError::Malformed("room: * is for relays, and only *"));
         }
         if now_unix_s >= self.exp.saturating_add(limits::TOKEN_LEEWAY_S) {
-            return Err(TokenError::Expired {
-                ago_s: now_unix_s.saturating_sub(self.exp),
-            });
+            return Err(TokenError::Expired { ago_s: now_unix_s.saturating_sub(self.exp) });
         }
         let from = self.nbf.unwrap_or(0).max(self.iat);
         if now_unix_s.saturating_add(limits::TOKEN_LEEWAY_S) < from {
-            return Err(TokenError::NotYetValid {
-                in_s: from - now_unix_s,
-            });
+            return Err(TokenError::NotYetValid { in_s: from - now_unix_s });
         }
         Ok(())
     }
@@ -210,16 +205,25 @@ impl Verifier {
             VerifyingKey::from_bytes(&key).map_err(|_| KeyError::Public)?;
             held.push((kid, DecodingKey::from_ed_der(&key)));
         }
-        let mut validation = Validation::new(Algorithm::EdDSA);
-        validation.set_audience(&[AUDIENCE]);
-        validation.set_required_spec_claims(&["aud"]);
-        // The library would read its own clock; `Claims::check` is given one.
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        Ok(Self {
-            keys: held,
-            validation,
-        })
+        Ok(Self { keys: held, validation: validation() })
+    }
+
+    /// A verifier for keys as the origin publishes them ([`crate::wire::Welcome::keys`]).
+    ///
+    /// A key that cannot be read, or is one too many, is left out: the node serves on with the
+    /// others, and a token of that key is refused with [`TokenError::UnknownKey`].
+    #[must_use]
+    pub fn from_published(keys: &[(String, String)]) -> Self {
+        let mut held: Vec<(String, [u8; 32])> = Vec::new();
+        for (kid, key) in keys {
+            let fits = (1..=limits::NAME_BYTES).contains(&kid.len())
+                && held.len() < limits::TOKEN_KEYS
+                && held.iter().all(|(known, _)| known != kid);
+            if let (true, Ok(key)) = (fits, decode_public(key)) {
+                held.push((kid.clone(), key));
+            }
+        }
+        Self::new(held).unwrap_or_default()
     }
 
     /// Verifies a token at `now_unix_s` (seconds since 1970, UTC) and returns what it says.
@@ -237,11 +241,7 @@ impl Verifier {
             return Err(TokenError::Algorithm);
         }
         let kid = header.kid.as_deref().ok_or(TokenError::NoKeyId)?;
-        let (_, key) = self
-            .keys
-            .iter()
-            .find(|(k, _)| k == kid)
-            .ok_or(TokenError::UnknownKey)?;
+        let (_, key) = self.keys.iter().find(|(k, _)| k == kid).ok_or(TokenError::UnknownKey)?;
         let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation)
             .map_err(|e| claims_error(&e))?
             .claims;
@@ -250,11 +250,16 @@ impl Verifier {
     }
 }
 
+impl Default for Verifier {
+    /// Knows no key and refuses every token.
+    fn default() -> Self {
+        Self { keys: Vec::new(), validation: validation() }
+    }
+}
+
 impl std::fmt::Debug for Verifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list()
-            .entries(self.keys.iter().map(|(kid, _)| kid))
-            .finish()
+        f.debug_list().entries(self.keys.iter().map(|(kid, _)| kid)).finish()
     }
 }
 
@@ -280,11 +285,7 @@ impl Signer {
             return Err(KeyError::Ids);
         }
         let der = key.to_pkcs8_der().map_err(|_| KeyError::Private)?;
-        Ok(Self {
-            kid,
-            key: EncodingKey::from_ed_der(der.as_bytes()),
-            public,
-        })
+        Ok(Self { kid, key: EncodingKey::from_ed_der(der.as_bytes()), public })
     }
 
     /// The key id in the header of every token that this signer mints.
@@ -316,15 +317,10 @@ impl Signer {
             #[serde(flatten)]
             claims: &'a Claims,
         }
-        claims
-            .check(claims.iat.max(claims.nbf.unwrap_or(0)))
-            .map_err(KeyError::Claims)?;
+        claims.check(claims.iat.max(claims.nbf.unwrap_or(0))).map_err(KeyError::Claims)?;
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = Some(self.kid.clone());
-        let body = Body {
-            aud: AUDIENCE,
-            claims,
-        };
+        let body = Body { aud: AUDIENCE, claims };
         let token =
             jsonwebtoken::encode(&header, &body, &self.key).map_err(|_| KeyError::Private)?;
         if token.len() > limits::TOKEN_BYTES {
@@ -343,13 +339,8 @@ impl std::fmt::Debug for Signer {
 /// A private key in PKCS#8 PEM from 32 random bytes, as [`Signer::from_pkcs8_pem`] reads it.
 #[must_use]
 pub fn private_pem(seed: [u8; 32]) -> String {
-    let pair = KeypairBytes {
-        secret_key: seed,
-        public_key: None,
-    };
-    pair.to_pkcs8_pem(pem::LineEnding::LF)
-        .expect("a seed of 32 bytes always encodes")
-        .to_string()
+    let pair = KeypairBytes { secret_key: seed, public_key: None };
+    pair.to_pkcs8_pem(pem::LineEnding::LF).expect("a seed of 32 bytes always encodes").to_string()
 }
 
 /// The default id of a public key: its first 8 bytes in base64url.
@@ -371,11 +362,19 @@ pub fn encode_public(public: &[u8; 32]) -> String {
 pub fn decode_public(text: &str) -> Result<[u8; 32], KeyError> {
     let mut bytes = [0; 32];
     match BASE64_URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) {
-        Ok(32) => VerifyingKey::from_bytes(&bytes)
-            .map(|_| bytes)
-            .map_err(|_| KeyError::Public),
+        Ok(32) => VerifyingKey::from_bytes(&bytes).map(|_| bytes).map_err(|_| KeyError::Public),
         _ => Err(KeyError::Public),
     }
+}
+
+fn validation() -> Validation {
+    let mut validation = Validation::new(Algorithm::EdDSA);
+    validation.set_audience(&[AUDIENCE]);
+    validation.set_required_spec_claims(&["aud"]);
+    // The library would read its own clock; `Claims::check` is given one.
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation
 }
 
 fn check_name(field: &'static str, value: &str) -> Result<(), TokenError> {

@@ -29,11 +29,7 @@ fn claims() -> Claims {
 }
 
 fn relay_claims() -> Claims {
-    Claims {
-        room: ANY_ROOM.to_owned(),
-        role: Role::Relay,
-        ..claims()
-    }
+    Claims { room: ANY_ROOM.to_owned(), role: Role::Relay, ..claims() }
 }
 
 /// A token with this header and body, signed with the right key.
@@ -45,10 +41,7 @@ fn forge(header: &str, body: &str) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(body)
     );
     let signature = SigningKey::from_bytes(&[7; 32]).sign(text.as_bytes());
-    format!(
-        "{text}.{}",
-        BASE64_URL_SAFE_NO_PAD.encode(signature.to_bytes())
-    )
+    format!("{text}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature.to_bytes()))
 }
 
 const HEADER: &str = r#"{"typ":"JWT","alg":"EdDSA","kid":"k1"}"#;
@@ -76,21 +69,12 @@ fn golden_vector() {
         assert_eq!(verifier.verify(&token, now).unwrap(), expected);
         let signer =
             Signer::from_pkcs8_pem(&text(&vector["private_pem"]), Some(&text(&vector["kid"])));
-        assert_eq!(
-            signer.unwrap().sign(&expected).unwrap(),
-            token,
-            "EdDSA is deterministic"
-        );
+        assert_eq!(signer.unwrap().sign(&expected).unwrap(), token, "EdDSA is deterministic");
     }
     for case in vector["invalid"].as_array().unwrap() {
         let now = case["now_unix_s"].as_u64().unwrap();
         let error = verifier.verify(&text(&case["token"]), now).unwrap_err();
-        assert_eq!(
-            error.code().name(),
-            text(&case["close"]),
-            "{}",
-            case["name"]
-        );
+        assert_eq!(error.code().name(), text(&case["close"]), "{}", case["name"]);
     }
 }
 
@@ -101,10 +85,7 @@ fn signs_and_verifies() {
         assert_eq!(verifier().verify(&token, NOW + 10), Ok(claims));
     }
     assert_eq!(signer().published().0, "k1");
-    assert_eq!(
-        decode_public(&signer().published().1),
-        Ok(signer().public())
-    );
+    assert_eq!(decode_public(&signer().published().1), Ok(signer().public()));
 }
 
 #[test]
@@ -114,22 +95,13 @@ fn time_is_the_callers() {
     let leeway = limits::TOKEN_LEEWAY_S;
     assert!(verifier().verify(&token, end + leeway - 1).is_ok());
     let ago_s = leeway;
-    assert_eq!(
-        verifier().verify(&token, end + leeway),
-        Err(TokenError::Expired { ago_s })
-    );
+    assert_eq!(verifier().verify(&token, end + leeway), Err(TokenError::Expired { ago_s }));
     assert!(verifier().verify(&token, NOW - leeway).is_ok());
     let early = verifier().verify(&token, NOW - leeway - 1);
     assert_eq!(early, Err(TokenError::NotYetValid { in_s: leeway + 1 }));
-    let later = Claims {
-        nbf: Some(NOW + 600),
-        ..claims()
-    };
+    let later = Claims { nbf: Some(NOW + 600), ..claims() };
     let token = signer().sign(&later).unwrap();
-    assert_eq!(
-        verifier().verify(&token, NOW),
-        Err(TokenError::NotYetValid { in_s: 600 })
-    );
+    assert_eq!(verifier().verify(&token, NOW), Err(TokenError::NotYetValid { in_s: 600 }));
 }
 
 #[test]
@@ -141,17 +113,16 @@ fn room_and_role_must_match() {
     assert_eq!(error.code(), CloseCode::TokenRole);
     assert_eq!(Close::from(TokenError::Room).code, CloseCode::TokenRoom);
     assert_eq!(relay_claims().allow("", Role::Relay), Ok(()));
+    let host = Claims { role: Role::Host, ..claims() };
+    assert_eq!(host.allow("town-hall", Role::Listener), Ok(()), "who speaks may listen");
+    assert!(host.allow("town-hall", Role::Speaker).is_err());
     assert!(relay_claims().allow("town-hall", Role::Listener).is_err());
 }
 
 #[test]
 fn a_star_is_for_relays_only() {
     for (room, role) in [(ANY_ROOM, Role::Listener), ("town-hall", Role::Relay)] {
-        let claims = Claims {
-            room: room.to_owned(),
-            role,
-            ..claims()
-        };
+        let claims = Claims { room: room.to_owned(), role, ..claims() };
         assert!(matches!(signer().sign(&claims), Err(KeyError::Claims(_))));
     }
     let token = forge(HEADER, &body(&[("room", "*".into())]));
@@ -162,10 +133,7 @@ fn a_star_is_for_relays_only() {
 #[test]
 fn wrong_keys_algorithms_and_audiences_are_refused() {
     let verify = |token: &str| verifier().verify(token, NOW);
-    assert!(
-        verify(&forge(HEADER, &body(&[]))).is_ok(),
-        "the forge works"
-    );
+    assert!(verify(&forge(HEADER, &body(&[]))).is_ok(), "the forge works");
 
     let other = Signer::from_pkcs8_pem(&private_pem([8; 32]), Some("k1")).unwrap();
     let token = other.sign(&claims()).unwrap();
@@ -201,21 +169,10 @@ fn hs256_with_the_public_key_as_its_secret_is_refused() {
 #[test]
 fn oversized_and_broken_tokens_are_refused_without_being_repeated() {
     let secret = "s".repeat(limits::TOKEN_BYTES + 1);
-    assert!(matches!(
-        verifier().verify(&secret, NOW),
-        Err(TokenError::TooLong(_))
-    ));
+    assert!(matches!(verifier().verify(&secret, NOW), Err(TokenError::TooLong(_))));
     let token = signer().sign(&claims()).unwrap();
     let (unsigned, _) = token.rsplit_once('.').unwrap();
-    for bad in [
-        "",
-        ".",
-        "..",
-        "a.b.c",
-        "a.b.c.d",
-        unsigned,
-        &format!("{unsigned}."),
-    ] {
+    for bad in ["", ".", "..", "a.b.c", "a.b.c.d", unsigned, &format!("{unsigned}.")] {
         let error = verifier().verify(bad, NOW).unwrap_err();
         assert_eq!(error.code(), CloseCode::TokenInvalid, "{bad}");
         assert!(bad.len() < 5 || !error.to_string().contains(bad));
@@ -229,21 +186,23 @@ fn oversized_and_broken_tokens_are_refused_without_being_repeated() {
         ("exp", serde_json::json!("soon")),
     ] {
         let error = verifier().verify(&forge(HEADER, &body(&[(field, value)])), NOW);
-        assert!(
-            matches!(error, Err(TokenError::Malformed(_))),
-            "{field}: {error:?}"
-        );
+        assert!(matches!(error, Err(TokenError::Malformed(_))), "{field}: {error:?}");
     }
-    let far = Claims {
-        exp: u64::MAX,
-        ..claims()
-    };
+    let far = Claims { exp: u64::MAX, ..claims() };
     let token = signer().sign(&far).unwrap();
-    assert!(
-        verifier()
-            .verify(&token, u64::MAX - limits::TOKEN_LEEWAY_S - 1)
-            .is_ok()
-    );
+    assert!(verifier().verify(&token, u64::MAX - limits::TOKEN_LEEWAY_S - 1).is_ok());
+}
+
+#[test]
+fn published_keys_that_cannot_be_read_are_left_out() {
+    let good = signer().published();
+    let twice = (good.0.clone(), encode_public(&[1; 32]));
+    let published = [("bad".to_owned(), "?".to_owned()), good, twice];
+    let token = signer().sign(&claims()).unwrap();
+    assert!(Verifier::from_published(&published).verify(&token, NOW).is_ok());
+    let many: Vec<_> = (0..100).map(|i| (i.to_string(), signer().published().1)).collect();
+    assert_eq!(Verifier::from_published(&many).verify(&token, NOW), Err(TokenError::UnknownKey));
+    assert_eq!(Verifier::default().verify(&token, NOW), Err(TokenError::UnknownKey));
 }
 
 #[test]
@@ -255,10 +214,7 @@ fn keys_are_bounded_and_checked() {
     assert_eq!(Verifier::new(twice).unwrap_err(), KeyError::Ids);
     assert_eq!(decode_public("short"), Err(KeyError::Public));
     assert_eq!(decode_public(&"é".repeat(40)), Err(KeyError::Public));
-    assert_eq!(
-        Signer::from_pkcs8_pem("no", None).unwrap_err(),
-        KeyError::Private
-    );
+    assert_eq!(Signer::from_pkcs8_pem("no", None).unwrap_err(), KeyError::Private);
     let openssl = "-----BEGIN PRIVATE KEY-----\n\
         MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
         -----END PRIVATE KEY-----\n";

@@ -104,9 +104,7 @@ impl AdminState {
     fn set(&self, flag: &AtomicBool, value: bool) {
         if flag.swap(value, Ordering::Relaxed) != value {
             let why = self.not_ready();
-            metrics::READY
-                .gauge(&[])
-                .set(f64::from(u8::from(why.is_empty())));
+            metrics::READY.gauge(&[]).set(f64::from(u8::from(why.is_empty())));
             tracing::info!(ready = why.is_empty(), why = why.join(", "), "readiness");
         }
     }
@@ -210,11 +208,7 @@ mod tests {
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(AdminState::default());
-        tokio::spawn(serve(
-            listener,
-            Arc::clone(&state),
-            metrics::install().unwrap(),
-        ));
+        tokio::spawn(serve(listener, Arc::clone(&state), metrics::install().unwrap()));
         (address, state)
     }
 
@@ -241,25 +235,15 @@ mod tests {
         assert!(answer.ends_with("\r\n\r\nstarting\n"), "{answer}");
         state.set_started();
         let answer = get(address, "/readyz").await;
-        assert!(
-            answer.starts_with("HTTP/1.1 200") && answer.ends_with("ready\n"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ready\n"), "{answer}");
         state.set_has_parent(false);
         state.set_full(true);
         state.set_draining();
         let answer = get(address, "/readyz").await;
-        assert!(
-            answer.ends_with("\r\n\r\ndraining, no parent, full\n"),
-            "{answer}"
-        );
+        assert!(answer.ends_with("\r\n\r\ndraining, no parent, full\n"), "{answer}");
         state.set_has_parent(true);
         state.set_full(false);
-        assert!(
-            get(address, "/readyz")
-                .await
-                .ends_with("\r\n\r\ndraining\n")
-        );
+        assert!(get(address, "/readyz").await.ends_with("\r\n\r\ndraining\n"));
     }
 
     #[tokio::test]
@@ -268,36 +252,21 @@ mod tests {
         state.set_topology(serde_json::json!({"relay": "a", "parents": ["b"]}));
         let answer = get(address, "/topology").await;
         assert!(answer.contains("application/json"), "{answer}");
-        assert!(
-            answer.ends_with(r#"{"parents":["b"],"relay":"a"}"#),
-            "{answer}"
-        );
+        assert!(answer.ends_with(r#"{"parents":["b"],"relay":"a"}"#), "{answer}");
         metrics::DROPS.counter(&["stale"]).increment(3);
         let answer = get(address, "/metrics").await;
-        assert!(
-            answer.contains("stentor_drops_total{cause=\"stale\"} 3"),
-            "{answer}"
-        );
+        assert!(answer.contains("stentor_drops_total{cause=\"stale\"} 3"), "{answer}");
         assert!(get(address, "/nothing").await.starts_with("HTTP/1.1 404"));
         let answer = get(address, "/metrics").await;
-        assert!(
-            answer.contains("stentor_admin_requests_total{status=\"4xx\"}"),
-            "{answer}"
-        );
+        assert!(answer.contains("stentor_admin_requests_total{status=\"4xx\"}"), "{answer}");
     }
 
     #[tokio::test]
     async fn large_heads_are_refused_and_connections_bounded() {
         let (address, _state) = start().await;
-        let long = format!(
-            "GET /livez HTTP/1.1\r\nx: {}\r\n\r\n",
-            "y".repeat(2 * HEAD_BYTES)
-        );
+        let long = format!("GET /livez HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(2 * HEAD_BYTES));
         assert!(!send(address, &long).await.starts_with("HTTP/1.1 200"));
-        let many = format!(
-            "GET /livez HTTP/1.1\r\n{}\r\n",
-            "x: y\r\n".repeat(HEADERS + 1)
-        );
+        let many = format!("GET /livez HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(HEADERS + 1));
         assert!(!send(address, &many).await.starts_with("HTTP/1.1 200"));
 
         let mut held = Vec::new();

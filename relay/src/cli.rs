@@ -29,13 +29,7 @@ Exit codes: 0 success, 1 failure at run time, 2 wrong usage, 78 wrong configurat
 #[command(name = "stentor-relay", version, about, after_help = EXAMPLES)]
 pub struct Cli {
     /// Configuration file (TOML)
-    #[arg(
-        long,
-        short,
-        global = true,
-        value_name = "FILE",
-        env = "STENTOR_CONFIG"
-    )]
+    #[arg(long, short, global = true, value_name = "FILE", env = "STENTOR_CONFIG")]
     pub config: Option<PathBuf>,
     /// The flags.
     #[command(flatten)]
@@ -82,9 +76,7 @@ pub fn check_tls(node: &crate::settings::NodeSettings) -> Result<(), ConfigError
     if node.tls.is_dev() {
         return Ok(());
     }
-    Tls::load(&node.tls, None)
-        .map(drop)
-        .map_err(ConfigError::from)
+    Tls::load(&node.tls, None).map(drop).map_err(ConfigError::from)
 }
 
 /// The flags of a relay.
@@ -195,21 +187,11 @@ pub struct TlsFlags {
 #[derive(Clone, Debug, Default, Args, Serialize)]
 pub struct LogFlags {
     /// text or json [env: STENTOR_LOG__FORMAT]
-    #[arg(
-        id = "log-format",
-        long = "log-format",
-        global = true,
-        value_name = "FORMAT"
-    )]
+    #[arg(id = "log-format", long = "log-format", global = true, value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
     /// error, warn, info, debug, trace, or directives [env: STENTOR_LOG__LEVEL]
-    #[arg(
-        id = "log-level",
-        long = "log-level",
-        global = true,
-        value_name = "LEVEL"
-    )]
+    #[arg(id = "log-level", long = "log-level", global = true, value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<String>,
 }
@@ -218,39 +200,19 @@ pub struct LogFlags {
 #[derive(Clone, Debug, Default, Args, Serialize)]
 pub struct LimitFlags {
     /// Listeners at once; default the capacity [env: STENTOR_LIMITS__LISTENERS]
-    #[arg(
-        id = "limits-listeners",
-        long = "limits-listeners",
-        global = true,
-        value_name = "N"
-    )]
+    #[arg(id = "limits-listeners", long = "limits-listeners", global = true, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listeners: Option<u32>,
     /// Child relays at once; default 64 [env: STENTOR_LIMITS__CHILDREN]
-    #[arg(
-        id = "limits-children",
-        long = "limits-children",
-        global = true,
-        value_name = "N"
-    )]
+    #[arg(id = "limits-children", long = "limits-children", global = true, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub children: Option<u32>,
     /// Joins a second; default 2000 [env: STENTOR_LIMITS__JOINS_PER_S]
-    #[arg(
-        id = "limits-joins-per-s",
-        long = "limits-joins-per-s",
-        global = true,
-        value_name = "N"
-    )]
+    #[arg(id = "limits-joins-per-s", long = "limits-joins-per-s", global = true, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub joins_per_s: Option<u32>,
     /// Handshakes in flight; default 1024 [env: STENTOR_LIMITS__HANDSHAKES]
-    #[arg(
-        id = "limits-handshakes",
-        long = "limits-handshakes",
-        global = true,
-        value_name = "N"
-    )]
+    #[arg(id = "limits-handshakes", long = "limits-handshakes", global = true, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handshakes: Option<u32>,
 }
@@ -269,9 +231,6 @@ mod tests {
     #[test]
     fn the_help_shows_examples() {
         let help = Cli::command().render_long_help().to_string();
-        assert!(
-            help.contains("Examples:") && help.contains("Exit codes:"),
-            "{help}"
-        );
+        assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
     }
 }

@@ -18,13 +18,9 @@ pub struct LoggingError(String);
 pub fn start(settings: &LogSettings) -> Result<(), LoggingError> {
     let wrong = |error: &dyn std::fmt::Display| LoggingError(error.to_string());
     let filter = EnvFilter::try_new(&settings.level).map_err(|error| wrong(&error))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match settings.format {
-        LogFormat::Text => builder
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     started.map_err(|error| wrong(&error))

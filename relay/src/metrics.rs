@@ -10,9 +10,8 @@ use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Upper bounds of the buckets of every histogram (seconds): from a hop to a slow join.
-const BUCKETS: [f64; 14] = [
-    0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
-];
+const BUCKETS: [f64; 14] =
+    [0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
 
 /// What kind of number a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,10 +166,7 @@ impl Published {
     /// Publishes to `metric` with these label values.
     #[must_use]
     pub fn new(metric: &'static Metric, values: &[&'static str]) -> Self {
-        Self {
-            handle: metric.counter(values),
-            last: 0,
-        }
+        Self { handle: metric.counter(values), last: 0 }
     }
 
     /// Adds what the total has risen by since the last call. Several threads may publish their
@@ -202,9 +198,7 @@ pub enum MetricsError {
 pub fn install() -> Result<PrometheusHandle, MetricsError> {
     static INSTALLED: OnceLock<PrometheusHandle> = OnceLock::new();
     static INSTALLING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _one = INSTALLING
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one = INSTALLING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(handle) = INSTALLED.get() {
         return Ok(handle.clone());
     }
@@ -223,11 +217,7 @@ pub fn install() -> Result<PrometheusHandle, MetricsError> {
 
 fn describe() {
     for metric in ALL {
-        let (name, unit, help) = (
-            metric.name.into(),
-            Some(metric.unit),
-            metric.help.trim().into(),
-        );
+        let (name, unit, help) = (metric.name.into(), Some(metric.unit), metric.help.trim().into());
         ::metrics::with_recorder(|r| match metric.kind {
             Kind::Counter => r.describe_counter(name, unit, help),
             Kind::Gauge => r.describe_gauge(name, unit, help),
@@ -266,30 +256,17 @@ mod tests {
             std::fs::write(&file, table()).unwrap();
         }
         let written = std::fs::read_to_string(&file).unwrap_or_default();
-        assert_eq!(
-            written,
-            table(),
-            "run UPDATE_DOCS=1 cargo test -p stentor-relay metrics"
-        );
+        assert_eq!(written, table(), "run UPDATE_DOCS=1 cargo test -p stentor-relay metrics");
     }
 
     #[test]
     fn names_follow_the_rules() {
         for m in ALL {
             assert!(m.name.starts_with("stentor_"), "{}", m.name);
-            assert_eq!(
-                m.name.ends_with("_total"),
-                m.kind == Kind::Counter,
-                "{}",
-                m.name
-            );
+            assert_eq!(m.name.ends_with("_total"), m.kind == Kind::Counter, "{}", m.name);
             let seconds = m.name.contains("_seconds");
             assert_eq!(seconds, matches!(m.unit, Unit::Seconds), "{}", m.name);
-            assert!(
-                m.name.contains("_bytes") == matches!(m.unit, Unit::Bytes),
-                "{}",
-                m.name
-            );
+            assert!(m.name.contains("_bytes") == matches!(m.unit, Unit::Bytes), "{}", m.name);
             assert!(!m.help.contains('|'), "{}", m.name);
         }
         let mut names: Vec<_> = ALL.iter().map(|m| m.name).collect();
@@ -310,17 +287,8 @@ mod tests {
         second.publish(5);
         HOP_SECONDS.histogram(&[]).record(0.003);
         let text = handle.render();
-        assert!(
-            text.contains("stentor_drops_total{cause=\"test\"} 30"),
-            "{text}"
-        );
-        assert!(
-            text.contains("# HELP stentor_drops_total Everything that"),
-            "{text}"
-        );
-        assert!(
-            text.contains("stentor_hop_seconds_bucket{le=\"0.005\"} 1"),
-            "{text}"
-        );
+        assert!(text.contains("stentor_drops_total{cause=\"test\"} 30"), "{text}");
+        assert!(text.contains("# HELP stentor_drops_total Everything that"), "{text}");
+        assert!(text.contains("stentor_hop_seconds_bucket{le=\"0.005\"} 1"), "{text}");
     }
 }

@@ -78,11 +78,6 @@ impl Settings {
             let problem = format!("must be 1 to {}", stentor_proto::limits::LEVELS);
             return Err(sources.wrong("level", problem));
         }
-        Ok(Self {
-            node,
-            origin,
-            token,
-            level: relay.level,
-        })
+        Ok(Self { node, origin, token, level: relay.level })
     }
 }

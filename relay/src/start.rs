@@ -154,8 +154,7 @@ impl Services {
         let listener = admin::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         self.admin_address = Some(bound);
-        self.tasks
-            .spawn(admin::serve(listener, Arc::clone(&self.admin), metrics));
+        self.tasks.spawn(admin::serve(listener, Arc::clone(&self.admin), metrics));
         tracing::info!(address = %bound, "admin listener");
         Ok(())
     }
@@ -191,13 +190,9 @@ impl Signals {
 }
 
 fn describe_process(node: &NodeSettings) {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     metrics::START_TIME.gauge(&[]).set(since.as_secs_f64());
-    metrics::BUILD_INFO
-        .gauge(&[env!("CARGO_PKG_VERSION")])
-        .set(1.0);
+    metrics::BUILD_INFO.gauge(&[env!("CARGO_PKG_VERSION")]).set(1.0);
     metrics::CAPACITY.gauge(&[]).set(f64::from(node.capacity));
     metrics::READY.gauge(&[]).set(0.0);
 }

@@ -311,10 +311,7 @@ fn roots_of_system() -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        let why = found
-            .errors
-            .first()
-            .map_or_else(|| "none found".to_owned(), |e| e.to_string());
+        let why = found.errors.first().map_or_else(|| "none found".to_owned(), |e| e.to_string());
         return Err(TlsError::NoRoots(why));
     }
     Ok(roots)
@@ -344,11 +341,7 @@ fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
 }
 
 fn wrong(key: &'static str, path: &Path, problem: String) -> TlsError {
-    TlsError::File {
-        key,
-        path: path.to_owned(),
-        problem,
-    }
+    TlsError::File { key, path: path.to_owned(), problem }
 }
 
 fn dev_hosts(advertise: Option<&HostPort>) -> Vec<String> {

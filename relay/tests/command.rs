@@ -16,11 +16,7 @@ fn relay(dir: &Path) -> Command {
 }
 
 fn check(command: &mut Command) -> (Option<i32>, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command.arg("check-config").output().unwrap();
+    let Output { status, stdout, stderr } = command.arg("check-config").output().unwrap();
     let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
     (status.code(), text)
 }
@@ -45,19 +41,10 @@ fn flag_over_environment_over_file_over_default() {
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("region: \"file\""), "{text}");
     assert!(text.contains("capacity: 10000"), "{text}");
-    let (_, text) = check(
-        base()
-            .env("STENTOR_REGION", "env")
-            .env("STENTOR_CAPACITY", "7"),
-    );
-    assert!(
-        text.contains("region: \"env\"") && text.contains("capacity: 7"),
-        "{text}"
-    );
+    let (_, text) = check(base().env("STENTOR_REGION", "env").env("STENTOR_CAPACITY", "7"));
+    assert!(text.contains("region: \"env\"") && text.contains("capacity: 7"), "{text}");
     let mut command = base();
-    command
-        .env("STENTOR_REGION", "env")
-        .args(["--region", "flag"]);
+    command.env("STENTOR_REGION", "env").args(["--region", "flag"]);
     let (_, text) = check(&mut command);
     assert!(text.contains("region: \"flag\""), "{text}");
 
@@ -75,10 +62,7 @@ fn flag_over_environment_over_file_over_default() {
     }
     let (_, text) = check(relay(dir.path()).env("STENTOR_CONFIG", "relay.toml"));
     assert!(text.contains("region: \"file\""), "{text}");
-    assert!(
-        !dir.path().join("dev").exists(),
-        "check-config makes nothing"
-    );
+    assert!(!dir.path().join("dev").exists(), "check-config makes nothing");
 }
 
 #[test]
@@ -95,10 +79,7 @@ fn unknown_keys_are_refused_wherever_they_are() {
         assert!(text.contains("relay.toml"), "{text}");
     }
     let dir = dir_with(GOOD);
-    for (variable, key) in [
-        ("STENTOR_LISTN", "listn"),
-        ("STENTOR_TLS__KEYY", "tls.keyy"),
-    ] {
+    for (variable, key) in [("STENTOR_LISTN", "listn"), ("STENTOR_TLS__KEYY", "tls.keyy")] {
         let mut command = relay(dir.path());
         command.args(["--config", "relay.toml"]).env(variable, "x");
         let (code, text) = check(&mut command);
@@ -107,9 +88,7 @@ fn unknown_keys_are_refused_wherever_they_are() {
     }
     // What another program of the project reads is no mistake of this one's environment.
     let mut command = relay(dir.path());
-    command
-        .args(["--config", "relay.toml"])
-        .env("STENTOR_ROOMS_ON_FIRST_USE", "true");
+    command.args(["--config", "relay.toml"]).env("STENTOR_ROOMS_ON_FIRST_USE", "true");
     assert_eq!(check(&mut command).0, Some(0));
 }
 
@@ -117,49 +96,23 @@ fn unknown_keys_are_refused_wherever_they_are() {
 fn mistakes_name_key_value_place_and_remedy() {
     let dir = dir_with(GOOD);
     let cases: &[(&str, &str, &[&str])] = &[
-        (
-            "STENTOR_LISTEN",
-            "here",
-            &["listen = \"here\"", "is not an address"],
-        ),
+        ("STENTOR_LISTEN", "here", &["listen = \"here\"", "is not an address"]),
         ("STENTOR_ADMIN", "9433", &["admin", "STENTOR_ADMIN"]),
-        (
-            "STENTOR_ORIGIN",
-            "o.example",
-            &["origin = \"o.example\"", "has no port"],
-        ),
+        ("STENTOR_ORIGIN", "o.example", &["origin = \"o.example\"", "has no port"]),
         ("STENTOR_CAPACITY", "0", &["capacity = 0", "must be 1 to"]),
-        (
-            "STENTOR_CAPACITY",
-            "many",
-            &["capacity = \"many\"", "write"],
-        ),
-        (
-            "STENTOR_SHARDS",
-            "1000",
-            &["shards = 1000", "must be 1 to 64"],
-        ),
+        ("STENTOR_CAPACITY", "many", &["capacity = \"many\"", "write"]),
+        ("STENTOR_SHARDS", "1000", &["shards = 1000", "must be 1 to 64"]),
         ("STENTOR_CORES", "[1,1]", &["cores", "names core 1 twice"]),
         ("STENTOR_LEVEL", "0", &["level = 0", "must be 1 to"]),
-        (
-            "STENTOR_LOG__FORMAT",
-            "xml",
-            &["log.format = \"xml\"", "text or json"],
-        ),
+        ("STENTOR_LOG__FORMAT", "xml", &["log.format = \"xml\"", "text or json"]),
         ("STENTOR_LOG__LEVEL", "a=b=c", &["log.level", "is no level"]),
         ("STENTOR_DRAIN_S", "-1", &["drain_s = -1", "write"]),
-        (
-            "STENTOR_TOKEN_FILE",
-            "absent",
-            &["token_file", "cannot be read"],
-        ),
+        ("STENTOR_TOKEN_FILE", "absent", &["token_file", "cannot be read"]),
         ("STENTOR_TLS__CERT", "c.pem", &["tls.dev", "keep one"]),
     ];
     for (variable, value, parts) in cases {
         let mut command = relay(dir.path());
-        command
-            .args(["--config", "relay.toml"])
-            .env(variable, value);
+        command.args(["--config", "relay.toml"]).env(variable, value);
         let (code, text) = check(&mut command);
         assert_eq!(code, Some(78), "{variable}: {text}");
         for part in *parts {
@@ -176,10 +129,7 @@ fn mistakes_name_key_value_place_and_remedy() {
     let dir = dir_with("listen = \n");
     let (code, text) = check(relay(dir.path()).args(["--config", "relay.toml"]));
     assert_eq!(code, Some(78));
-    assert!(
-        text.contains("relay.toml") && text.contains("line 1"),
-        "{text}"
-    );
+    assert!(text.contains("relay.toml") && text.contains("line 1"), "{text}");
 }
 
 #[test]
@@ -187,21 +137,11 @@ fn production_needs_files_that_are_right() {
     let dir = dir_with("origin = \"o.example:4433\"\n");
     let (code, text) = check(relay(dir.path()).args(["--config", "relay.toml"]));
     assert_eq!(code, Some(78));
-    assert!(
-        text.contains("tls.cert") && text.contains("--dev"),
-        "{text}"
-    );
+    assert!(text.contains("tls.cert") && text.contains("--dev"), "{text}");
     let production = |advertise: &[&str]| {
         let mut command = relay(dir.path());
         command
-            .args([
-                "--config",
-                "relay.toml",
-                "--tls-cert",
-                "c.pem",
-                "--tls-key",
-                "k.pem",
-            ])
+            .args(["--config", "relay.toml", "--tls-cert", "c.pem", "--tls-key", "k.pem"])
             .args(advertise)
             .env("STENTOR_TOKEN", "a.secret.token");
         check(&mut command)
@@ -211,10 +151,7 @@ fn production_needs_files_that_are_right() {
     assert!(text.contains("advertise"), "{text}");
     let (code, text) = production(&["--advertise", "r.example:4433"]);
     assert_eq!(code, Some(78));
-    assert!(
-        text.contains("c.pem") && text.contains("cannot be read"),
-        "{text}"
-    );
+    assert!(text.contains("c.pem") && text.contains("cannot be read"), "{text}");
     assert!(!text.contains("secret"), "{text}");
 
     let pair = rcgen::generate_simple_self_signed(vec!["r.example".to_owned()]).unwrap();
@@ -236,11 +173,7 @@ fn usage_errors_end_with_2_and_help_with_0() {
     for args in [&["--help"][..], &["--version"]] {
         let output = relay(dir.path()).args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{args:?}");
-        assert!(
-            String::from_utf8(output.stdout)
-                .unwrap()
-                .contains("stentor-relay")
-        );
+        assert!(String::from_utf8(output.stdout).unwrap().contains("stentor-relay"));
     }
 }
 
@@ -271,16 +204,12 @@ fn runs_until_sigterm_and_answers_the_operator() {
     command.args(["--config", "relay.toml", "--log-format", "json"]);
     command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     let mut running = Running(command.stderr(Stdio::piped()).spawn().unwrap());
-    let mut lines = BufReader::new(running.0.stderr.take().unwrap())
-        .lines()
-        .map_while(Result::ok);
+    let mut lines = BufReader::new(running.0.stderr.take().unwrap()).lines().map_while(Result::ok);
     let ca = logged(&mut lines, "ca");
     assert!(dir.path().join(ca.as_str().unwrap()).exists());
     let address = logged(&mut lines, "address");
     let mut stream = TcpStream::connect(address.as_str().unwrap()).unwrap();
-    stream
-        .write_all(b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-        .unwrap();
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
@@ -288,20 +217,11 @@ fn runs_until_sigterm_and_answers_the_operator() {
     // A second process on the same admin address fails at run time.
     let mut second = relay(dir.path());
     second.args(["--config", "relay.toml", "--listen", "127.0.0.1:0"]);
-    let output = second
-        .args(["--admin", address.as_str().unwrap()])
-        .output()
-        .unwrap();
+    let output = second.args(["--admin", address.as_str().unwrap()]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
 
     let id = running.0.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &id])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     assert_eq!(running.0.wait().unwrap().code(), Some(0));
     assert_eq!(logged(&mut lines, "signal"), "SIGTERM");
 }

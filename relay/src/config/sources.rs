@@ -75,11 +75,7 @@ impl fmt::Display for ConfigError {
         match (&self.value, self.key.is_empty()) {
             (_, true) => write!(f, "{}: {}", self.place, self.problem),
             (Some(value), _) => {
-                write!(
-                    f,
-                    "{} = {value} ({}): {}",
-                    self.key, self.place, self.problem
-                )
+                write!(f, "{} = {value} ({}): {}", self.key, self.place, self.problem)
             }
             (None, _) => write!(f, "{} ({}): {}", self.key, self.place, self.problem),
         }
@@ -250,10 +246,7 @@ fn place(metadata: &Metadata, key: &str) -> String {
             key => format!("flag --{}", key.replace(['.', '_'], "-")),
         };
     }
-    format!(
-        "environment {PREFIX}{}",
-        key.replace('.', "__").to_uppercase()
-    )
+    format!("environment {PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
 fn keys<T: Serialize + Default>() -> Vec<String> {

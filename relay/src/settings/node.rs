@@ -176,10 +176,9 @@ impl NodeSettings {
     pub fn advertised(&self, bound: SocketAddr) -> HostPort {
         match &self.advertise {
             Some(advertise) => advertise.clone(),
-            None if bound.ip().is_unspecified() => HostPort {
-                host: "127.0.0.1".to_owned(),
-                port: bound.port(),
-            },
+            None if bound.ip().is_unspecified() => {
+                HostPort { host: "127.0.0.1".to_owned(), port: bound.port() }
+            }
             None => HostPort::from(bound),
         }
     }
@@ -197,11 +196,9 @@ fn validate_tls(sources: &Sources, tls: &TlsConfig) -> Result<TlsSettings, Confi
             "is not used in development mode, which trusts its own authority; leave it out",
         ),
         (Some(dir), ..) => Ok(TlsSettings::Dev { dir: dir.clone() }),
-        (None, Some(cert), Some(key)) => Ok(TlsSettings::Files {
-            cert: cert.clone(),
-            key: key.clone(),
-            ca: tls.ca.clone(),
-        }),
+        (None, Some(cert), Some(key)) => {
+            Ok(TlsSettings::Files { cert: cert.clone(), key: key.clone(), ca: tls.ca.clone() })
+        }
         (None, None, _) => wrong(
             "tls.cert",
             "is missing; name the PEM files tls.cert and tls.key, or give --dev to try things out",
@@ -222,10 +219,7 @@ fn validate_cores(
     };
     let shards = config.shards.unwrap_or(cores.len());
     if shards != cores.len() || cores.is_empty() {
-        let problem = format!(
-            "names {} cores for {shards} shards; name one each",
-            cores.len()
-        );
+        let problem = format!("names {} cores for {shards} shards; name one each", cores.len());
         return Err(sources.wrong("cores", problem));
     }
     within(shards, 1, SHARDS).map_err(at("cores"))?;

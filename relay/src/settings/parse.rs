@@ -25,9 +25,7 @@ impl HostPort {
     /// What is wrong and what to write.
     pub fn parse(text: &str) -> Result<Self, String> {
         let help = "write host:port, for example relay.example:4433 or [2001:db8::1]:4433";
-        let (host, port) = text
-            .rsplit_once(':')
-            .ok_or_else(|| format!("has no port; {help}"))?;
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("has no port; {help}"))?;
         let port: u16 = port
             .parse()
             .ok()
@@ -40,9 +38,7 @@ impl HostPort {
             None => host.to_owned(),
         };
         let name_ok = host.parse::<Ipv6Addr>().is_ok() && text.starts_with('[')
-            || host
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+            || host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
         if host.is_empty() || host.len() > 253 || !name_ok {
             return Err(format!("has no valid host; {help}"));
         }
@@ -62,10 +58,7 @@ impl fmt::Display for HostPort {
 
 impl From<SocketAddr> for HostPort {
     fn from(addr: SocketAddr) -> Self {
-        Self {
-            host: addr.ip().to_canonical().to_string(),
-            port: addr.port(),
-        }
+        Self { host: addr.ip().to_canonical().to_string(), port: addr.port() }
     }
 }
 
@@ -123,9 +116,7 @@ mod tests {
             assert_eq!((parsed.host.as_str(), parsed.port), (host, port));
             assert_eq!(parsed.to_string(), text);
         }
-        for bad in [
-            "", "a", "a:", "a:0", "a:70000", ":1", "::1:4433", "[x]:1", "a b:1",
-        ] {
+        for bad in ["", "a", "a:", "a:0", "a:70000", ":1", "::1:4433", "[x]:1", "a b:1"] {
             assert!(HostPort::parse(bad).is_err(), "{bad}");
         }
     }

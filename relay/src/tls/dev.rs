@@ -148,9 +148,7 @@ impl DevDir {
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), DevError> {
         let key = KeyPair::generate().map_err(crypto)?;
         let mut params = CertificateParams::new(hosts.to_vec()).map_err(crypto)?;
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "Stentor development node");
+        params.distinguished_name.push(DnType::CommonName, "Stentor development node");
         params.not_before = (now - BACKDATE).into();
         params.not_after = (now + CERTIFICATE).into();
         params.use_authority_key_identifier_extension = true;
@@ -168,9 +166,7 @@ const CERTIFICATE_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 fn authority_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "Stentor development authority");
+    params.distinguished_name.push(DnType::CommonName, "Stentor development authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
@@ -250,11 +246,7 @@ fn write_draft(file: &Path, mode: u32, content: &str) -> Result<PathBuf, DevErro
     let write = || {
         // Of a dead process with the same id.
         let _ = fs::remove_file(&draft);
-        let mut out = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&draft)?;
+        let mut out = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
         out.write_all(content.as_bytes())?;
         out.sync_all()
     };
@@ -271,23 +263,15 @@ fn random_bytes() -> Result<[u8; 32], DevError> {
 }
 
 fn unix_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn io_error(path: &Path, error: io::Error) -> DevError {
-    DevError::Io {
-        path: path.to_owned(),
-        error,
-    }
+    DevError::Io { path: path.to_owned(), error }
 }
 
 fn damaged(path: &Path, problem: impl ToString) -> DevError {
-    DevError::Damaged {
-        path: path.to_owned(),
-        problem: problem.to_string(),
-    }
+    DevError::Damaged { path: path.to_owned(), problem: problem.to_string() }
 }
 
 fn crypto(error: impl ToString) -> DevError {

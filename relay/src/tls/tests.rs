@@ -74,11 +74,7 @@ fn new_files_are_taken_and_bad_ones_are_not() {
     let second = own_pair("b.example");
     std::fs::write(dir.path().join("cert.pem"), &second.0).unwrap();
     assert_eq!(tls.reload(), Reload::Bad);
-    assert_eq!(
-        tls.reload(),
-        Reload::Unchanged,
-        "a bad pair is reported once"
-    );
+    assert_eq!(tls.reload(), Reload::Unchanged, "a bad pair is reported once");
     assert!(!server.has_changed().unwrap());
 
     std::fs::write(dir.path().join("key.pem"), &second.1).unwrap();
@@ -87,10 +83,7 @@ fn new_files_are_taken_and_bad_ones_are_not() {
     let config = Arc::clone(&server.borrow_and_update());
     let trust = client_config(roots_from_file(&dir.path().join("cert.pem")).unwrap()).unwrap();
     handshake(Arc::clone(&config), trust, "b.example").unwrap();
-    assert!(
-        handshake(config, tls.client(), "b.example").is_err(),
-        "trusts the first"
-    );
+    assert!(handshake(config, tls.client(), "b.example").is_err(), "trusts the first");
 
     std::fs::write(dir.path().join("key.pem"), "no key").unwrap();
     assert_eq!(tls.reload(), Reload::Bad);
@@ -111,10 +104,7 @@ fn a_session_resumes_across_a_reload() {
     assert_eq!(tls.reload(), Reload::Done);
     let second = Arc::clone(&tls.server().borrow());
     let client = handshake(second, tls.client(), "a.example").unwrap();
-    assert_eq!(
-        client.handshake_kind(),
-        Some(rustls::HandshakeKind::Resumed)
-    );
+    assert_eq!(client.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
     assert_eq!(client.alpn_protocol(), Some(ALPN));
 }
 
@@ -122,20 +112,12 @@ fn a_session_resumes_across_a_reload() {
 fn errors_name_the_key_and_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let load = || Tls::load(&files(dir.path()), None).unwrap_err().to_string();
-    assert!(
-        load().contains("tls.cert") && load().contains("cannot be read"),
-        "{}",
-        load()
-    );
+    assert!(load().contains("tls.cert") && load().contains("cannot be read"), "{}", load());
     let pair = own_pair("a.example");
     write(dir.path(), &("nothing".to_owned(), pair.1.clone()));
     assert!(load().contains("holds no certificate"), "{}", load());
     write(dir.path(), &(pair.0.clone(), own_pair("a.example").1));
-    assert!(
-        load().contains("tls.key") && load().contains("does not belong"),
-        "{}",
-        load()
-    );
+    assert!(load().contains("tls.key") && load().contains("does not belong"), "{}", load());
     let big = "x".repeat(usize::try_from(PEM_BYTES).unwrap() + 1);
     write(dir.path(), &(big, pair.1));
     assert!(load().contains("at most"), "{}", load());
@@ -144,9 +126,7 @@ fn errors_name_the_key_and_the_file() {
 #[test]
 fn quic_takes_the_configuration() {
     let dir = tempfile::tempdir().unwrap();
-    let settings = TlsSettings::Dev {
-        dir: dir.path().join("dev"),
-    };
+    let settings = TlsSettings::Dev { dir: dir.path().join("dev") };
     let tls = Tls::load(&settings, None).unwrap();
     let server = Arc::clone(&tls.server().borrow());
     quinn_proto::crypto::rustls::QuicServerConfig::try_from(server).unwrap();
@@ -163,15 +143,9 @@ fn a_development_directory_is_shared_by_all_who_start_at_once() {
         let started: Vec<_> = (0..8)
             .map(|_| scope.spawn(|| Tls::load(&settings, Some(&advertise)).unwrap()))
             .collect();
-        started
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .collect()
+        started.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    let now_s = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap()
-        .as_secs();
+    let now_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     for (server, client) in all.iter().zip(all.iter().skip(1)) {
         for host in ["localhost", "127.0.0.1", "::1", "node.example"] {
             let config = Arc::clone(&server.server().borrow());
@@ -180,9 +154,7 @@ fn a_development_directory_is_shared_by_all_who_start_at_once() {
         let (server, client) = (server.dev().unwrap(), client.dev().unwrap());
         let key = (server.signer().kid().to_owned(), server.signer().public());
         let verifier = Verifier::new([key]).unwrap();
-        let claims = verifier
-            .verify(client.relay_token().expose(), now_s)
-            .unwrap();
+        let claims = verifier.verify(client.relay_token().expose(), now_s).unwrap();
         assert_eq!(claims.allow("", Role::Relay), Ok(()));
     }
     let mut names = Vec::new();
@@ -194,10 +166,7 @@ fn a_development_directory_is_shared_by_all_who_start_at_once() {
         names.push(name);
     }
     names.sort();
-    assert_eq!(
-        names,
-        ["authority.pem", "ca.pem", "relay.token", "token-key.pem"]
-    );
+    assert_eq!(names, ["authority.pem", "ca.pem", "relay.token", "token-key.pem"]);
 }
 
 #[test]
@@ -205,10 +174,7 @@ fn a_damaged_development_directory_is_named() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("token-key.pem"), "x").unwrap();
     let error = DevDir::open(dir.path()).unwrap_err().to_string();
-    assert!(
-        error.contains("token-key.pem") && error.contains("damaged"),
-        "{error}"
-    );
+    assert!(error.contains("token-key.pem") && error.contains("damaged"), "{error}");
     std::fs::remove_file(dir.path().join("token-key.pem")).unwrap();
     std::fs::write(dir.path().join("relay.token"), "old").unwrap();
     let made = DevDir::open(dir.path()).unwrap();
