@@ -1,1 +1,7 @@
-//! Placeholder.
+//! The origin: a relay at the root, with rooms, speakers and tokens.
+
+pub mod cli;
+pub mod config;
+pub mod mint;
+pub mod settings;
+pub mod start;

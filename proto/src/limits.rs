@@ -58,6 +58,10 @@ pub const CONTROL_PER_S: u32 = 20;
 pub const NAME_BYTES: usize = 128;
 /// Bytes of a token (JWT).
 pub const TOKEN_BYTES: usize = 4096;
+/// Clocks of those who mint and of those who verify may differ by this much (seconds).
+pub const TOKEN_LEEWAY_S: u64 = 30;
+/// Public keys that a verifier holds: one in use, its successor, and room for a few origins.
+pub const TOKEN_KEYS: usize = 16;
 
 // --- Ingest ----------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ use stentor_proto::wire::{
 };
 
 /// Every file in `proto/vectors`; a file that no test reads is a defect.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "beacon",
     "close",
     "control_client",
@@ -25,6 +25,7 @@ const FILES: [&str; 8] = [
     "speech",
     "speech_request",
     "ticks",
+    "token",
 ];
 
 fn directory() -> PathBuf {

@@ -2,9 +2,21 @@
 //!
 //! The path of a tick through the modules: [`uplink`] (from the parents, through control) →
 //! [`fanout`] (one thread a shard) → [`quic`] (the driver: packets in batches).
+//!
+//! The operator's side: [`cli`] → [`config`] → [`settings`] → [`start`], beside which run
+//! [`admin`], [`metrics`], [`logging`] and [`tls`]; [`exit`] ends it.
 
+pub mod admin;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod exit;
 pub mod fanout;
+pub mod logging;
+pub mod metrics;
 pub mod node;
 pub mod quic;
+pub mod settings;
+pub mod start;
+pub mod tls;
 pub mod uplink;

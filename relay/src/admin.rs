@@ -1,0 +1,281 @@
+//! The private admin listener: health, metrics and topology over HTTP/1.1.
+//!
+//! It is meant for the operator's own network and asks for no password; it changes nothing.
+//! Connections, header bytes and time are bounded all the same.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::{Router, routing::get};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::metrics;
+
+/// Connections at once; one scraper and a few people need a handful.
+const CONNECTIONS: usize = 32;
+/// Bytes of a request's head at most (hyper's least is 8 KiB).
+const HEAD_BYTES: usize = 16 * 1024;
+/// Header fields of a request at most.
+const HEADERS: usize = 64;
+/// A request's head has arrived by then.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+/// A connection is closed by then, whatever it is doing.
+const CONNECTION_TIME: Duration = Duration::from_secs(30);
+/// After a failed accept (descriptors exhausted), wait that long instead of spinning.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the admin listener shows; the node keeps it up to date.
+#[derive(Debug)]
+pub struct AdminState {
+    starting: AtomicBool,
+    draining: AtomicBool,
+    no_parent: AtomicBool,
+    full: AtomicBool,
+    topology: ArcSwap<serde_json::Value>,
+}
+
+impl Default for AdminState {
+    /// Starting, with a parent, not full: an origin needs no parent, a relay says that it has
+    /// none yet.
+    fn default() -> Self {
+        Self {
+            starting: AtomicBool::new(true),
+            draining: AtomicBool::new(false),
+            no_parent: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            topology: ArcSwap::from_pointee(serde_json::json!({})),
+        }
+    }
+}
+
+impl AdminState {
+    /// The node serves sessions.
+    pub fn set_started(&self) {
+        self.set(&self.starting, false);
+    }
+
+    /// The node is being emptied.
+    pub fn set_draining(&self) {
+        self.set(&self.draining, true);
+    }
+
+    /// Whether the node has a parent whose feed is alive.
+    pub fn set_has_parent(&self, has: bool) {
+        self.set(&self.no_parent, !has);
+    }
+
+    /// Whether the node has no place left.
+    pub fn set_full(&self, full: bool) {
+        self.set(&self.full, full);
+    }
+
+    /// What `/topology` answers.
+    pub fn set_topology(&self, topology: serde_json::Value) {
+        self.topology.store(Arc::new(topology));
+    }
+
+    /// Why new sessions should go elsewhere; empty when the node is ready.
+    #[must_use]
+    pub fn not_ready(&self) -> Vec<&'static str> {
+        [
+            (&self.starting, "starting"),
+            (&self.draining, "draining"),
+            (&self.no_parent, "no parent"),
+            (&self.full, "full"),
+        ]
+        .into_iter()
+        .filter_map(|(flag, why)| flag.load(Ordering::Relaxed).then_some(why))
+        .collect()
+    }
+
+    fn set(&self, flag: &AtomicBool, value: bool) {
+        if flag.swap(value, Ordering::Relaxed) != value {
+            let why = self.not_ready();
+            metrics::READY.gauge(&[]).set(f64::from(u8::from(why.is_empty())));
+            tracing::info!(ready = why.is_empty(), why = why.join(", "), "readiness");
+        }
+    }
+}
+
+/// Binds the admin listener.
+///
+/// # Errors
+/// When the address is taken or not this machine's.
+pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Serves the admin listener for ever.
+pub async fn serve(
+    listener: TcpListener,
+    state: Arc<AdminState>,
+    metrics: PrometheusHandle,
+) -> Infallible {
+    let router = router(state, metrics);
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        // The semaphore is never closed; a connection beyond the bound waits in the backlog.
+        let place = Arc::clone(&places).acquire_owned().await;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "admin: a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let router = router.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            connection(stream, router).await;
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router) {
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEADERS)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let ended = tokio::time::timeout(CONNECTION_TIME, serving).await;
+    if let Ok(Err(error)) = ended {
+        tracing::debug!(%error, "admin: a connection broke");
+    }
+}
+
+fn router(state: Arc<AdminState>, metrics: PrometheusHandle) -> Router {
+    let render = move || async move {
+        metrics.run_upkeep();
+        let kind = "text/plain; version=0.0.4; charset=utf-8";
+        ([(header::CONTENT_TYPE, kind)], metrics.render())
+    };
+    Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+        .route("/topology", get(topology))
+        .route("/metrics", get(render))
+        .layer(from_fn(count))
+        .with_state(state)
+}
+
+async fn ready(State(state): State<Arc<AdminState>>) -> Response {
+    let why = state.not_ready();
+    if why.is_empty() {
+        return "ready\n".into_response();
+    }
+    let body = why.join(", ") + "\n";
+    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+}
+
+async fn topology(State(state): State<Arc<AdminState>>) -> impl IntoResponse {
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    (kind, state.topology.load().to_string())
+}
+
+async fn count(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = match response.status().as_u16() {
+        200..=299 => "2xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    };
+    metrics::ADMIN_REQUESTS.counter(&[status]).increment(1);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn start() -> (SocketAddr, Arc<AdminState>) {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(AdminState::default());
+        tokio::spawn(serve(listener, Arc::clone(&state), metrics::install().unwrap()));
+        (address, state)
+    }
+
+    async fn send(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // A refused request may end in a reset behind the answer.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let close = "host: a\r\nconnection: close";
+        send(address, &format!("GET {path} HTTP/1.1\r\n{close}\r\n\r\n")).await
+    }
+
+    #[tokio::test]
+    async fn readiness_says_why() {
+        let (address, state) = start().await;
+        assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
+        let answer = get(address, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nstarting\n"), "{answer}");
+        state.set_started();
+        let answer = get(address, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ready\n"), "{answer}");
+        state.set_has_parent(false);
+        state.set_full(true);
+        state.set_draining();
+        let answer = get(address, "/readyz").await;
+        assert!(answer.ends_with("\r\n\r\ndraining, no parent, full\n"), "{answer}");
+        state.set_has_parent(true);
+        state.set_full(false);
+        assert!(get(address, "/readyz").await.ends_with("\r\n\r\ndraining\n"));
+    }
+
+    #[tokio::test]
+    async fn metrics_and_topology_are_shown() {
+        let (address, state) = start().await;
+        state.set_topology(serde_json::json!({"relay": "a", "parents": ["b"]}));
+        let answer = get(address, "/topology").await;
+        assert!(answer.contains("application/json"), "{answer}");
+        assert!(answer.ends_with(r#"{"parents":["b"],"relay":"a"}"#), "{answer}");
+        metrics::DROPS.counter(&["stale"]).increment(3);
+        let answer = get(address, "/metrics").await;
+        assert!(answer.contains("stentor_drops_total{cause=\"stale\"} 3"), "{answer}");
+        assert!(get(address, "/nothing").await.starts_with("HTTP/1.1 404"));
+        let answer = get(address, "/metrics").await;
+        assert!(answer.contains("stentor_admin_requests_total{status=\"4xx\"}"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn large_heads_are_refused_and_connections_bounded() {
+        let (address, _state) = start().await;
+        let long = format!("GET /livez HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(2 * HEAD_BYTES));
+        assert!(!send(address, &long).await.starts_with("HTTP/1.1 200"));
+        let many = format!("GET /livez HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(HEADERS + 1));
+        assert!(!send(address, &many).await.starts_with("HTTP/1.1 200"));
+
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS {
+            held.push(TcpStream::connect(address).await.unwrap());
+        }
+        let waits = tokio::time::timeout(Duration::from_millis(200), get(address, "/livez"));
+        assert!(waits.await.is_err(), "one more than the bound waits");
+        held.clear();
+        assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
+    }
+}
