@@ -145,10 +145,12 @@ impl Attach {
     }
 
     /// A link is up: the parent has accepted the session and ticks may come. Ignored for a link
-    /// that is not being opened.
+    /// that is not being opened, except the origin's: the session that registers a relay comes
+    /// back on its own.
     pub fn handle_up(&mut self, now: Time, relay: &str) {
         if let Some(link) = self.links.get_mut(relay)
-            && matches!(link.state, LinkState::Connecting { .. })
+            && !link.is_up()
+            && (link.is_open() || relay == ORIGIN)
         {
             link.state = LinkState::Up { since: now };
         }

@@ -195,7 +195,13 @@ proptest! {
                     let names: Vec<&str> = names.iter().map(String::as_str).collect();
                     attach.handle_placement(now, &placement(version, level, &names));
                 }
-                Event::Up(n) => attach.handle_up(now, &name(n)),
+                Event::Up(n) => {
+                    // The registering session is there without having been asked for.
+                    if attach.parents().any(|link| n == 6 && link.relay == ORIGIN) {
+                        open.insert(name(n));
+                    }
+                    attach.handle_up(now, &name(n));
+                }
                 Event::Down(n) => {
                     may_starve = true;
                     open.remove(&name(n));
