@@ -266,10 +266,12 @@ pub const CHILDREN_LEAST: u32 = 2;
 pub const PARENTS: usize = 2;
 /// The best candidates that the planner looks at for one relay, by region, round trip, headroom.
 pub const PLAN_CANDIDATES: usize = 128;
-/// Pairs of candidates that the planner compares for one relay: every pair of 90 candidates.
-pub const PLAN_PAIRS: usize = 4_096;
+/// Pairs of candidates that the planner compares for one relay: every pair of 45 candidates.
+pub const PLAN_PAIRS: usize = 1_024;
 /// Relays that the planner places anew within one call; the rest follows at its next timeout.
 pub const PLAN_STEPS: usize = 256;
+/// Relays that the planner looks at for one listener's alternates.
+pub const ALTERNATES_SEEN: usize = 256;
 /// Two parents' round trips count as equal within this (microseconds).
 pub const ROUND_TRIP_STEP_US: u32 = 5_000;
 /// What a round trip counts as that nobody measured (microseconds).

@@ -104,6 +104,11 @@ impl Link {
     fn is_up(&self) -> bool {
         matches!(self.state, LinkState::Up { .. })
     }
+
+    /// Whether the shell holds a session or an attempt for it.
+    fn is_open(&self) -> bool {
+        !matches!(self.state, LinkState::BackingOff { .. })
+    }
 }
 
 impl Attach {
@@ -139,10 +144,13 @@ impl Attach {
         true
     }
 
-    /// A link is up: the parent has accepted the session and ticks may come.
+    /// A link is up: the parent has accepted the session and ticks may come. Ignored for a link
+    /// that is not being opened, except the origin's: the session that registers a relay comes
+    /// back on its own.
     pub fn handle_up(&mut self, now: Time, relay: &str) {
         if let Some(link) = self.links.get_mut(relay)
             && !link.is_up()
+            && (link.is_open() || relay == ORIGIN)
         {
             link.state = LinkState::Up { since: now };
         }
@@ -267,7 +275,10 @@ impl Attach {
                     continue;
                 }
                 // The parent stands at another address: the former one is dead or not it.
-                self.actions.push_back(AttachAction::Close { relay: parent.relay.clone() });
+                if link.is_open() {
+                    let relay = parent.relay.clone();
+                    self.actions.push_back(AttachAction::Close { relay });
+                }
             }
             self.links.insert(parent.relay.clone(), connecting(now, parent));
             self.actions.push_back(AttachAction::Open {
@@ -304,8 +315,10 @@ impl Attach {
         for (_, relay, leave) in former {
             if leave || beyond > 0 {
                 beyond -= usize::from(!leave);
-                self.links.remove(&relay);
-                self.actions.push_back(AttachAction::Close { relay });
+                let link = self.links.remove(&relay);
+                if link.is_some_and(|link| link.is_open()) {
+                    self.actions.push_back(AttachAction::Close { relay });
+                }
             }
         }
     }
@@ -361,160 +374,4 @@ fn wait(failures: u32, random: u64) -> Duration {
     let half = doubled.min(limits::PARENT_BACKOFF_MOST) / 2;
     let micros = u64::try_from(half.as_micros()).unwrap_or(u64::MAX);
     half + Duration::from_micros(random % (micros + 1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: fn(u64) -> Time = Time::from_millis;
-
-    fn placement(version: u64, level: u8, parents: &[&str]) -> Placement {
-        let parent =
-            |name: &&str| Parent { relay: (*name).to_owned(), address: format!("{name}:1") };
-        Placement {
-            version,
-            level,
-            parents: parents.iter().map(parent).collect(),
-            why: String::new(),
-        }
-    }
-
-    fn actions(attach: &mut Attach) -> Vec<String> {
-        let text = |action| match action {
-            AttachAction::Open { relay, primary, .. } => {
-                format!("open {relay}{}", if primary { " first" } else { "" })
-            }
-            AttachAction::Close { relay } => format!("close {relay}"),
-        };
-        std::iter::from_fn(|| attach.poll_action()).map(text).collect()
-    }
-
-    /// A relay on level 2 with `a` and `b` up.
-    fn attached() -> Attach {
-        let mut attach = Attach::new("origin:1");
-        assert!(attach.handle_placement(MS(0), &placement(5, 2, &["a", "b"])));
-        assert_eq!(actions(&mut attach), ["open a first", "open b"]);
-        assert!(!attach.has_feed());
-        attach.handle_up(MS(1), "a");
-        attach.handle_up(MS(1), "b");
-        assert_eq!(attach.in_force(), ["a", "b"]);
-        attach
-    }
-
-    #[test]
-    fn an_older_or_invalid_placement_is_ignored() {
-        let mut attach = attached();
-        assert!(!attach.handle_placement(MS(2), &placement(5, 2, &["c", "d"])));
-        assert!(!attach.handle_placement(MS(2), &placement(6, 2, &["c", "c"])));
-        assert!(!attach.handle_placement(MS(2), &placement(6, 0, &["c", "d"])));
-        assert!(!attach.handle_placement(MS(2), &placement(6, 2, &["c", ORIGIN])));
-        assert_eq!(actions(&mut attach), [""; 0]);
-    }
-
-    #[test]
-    fn a_former_parent_is_left_when_the_new_one_is_up() {
-        let mut attach = attached();
-        attach.handle_placement(MS(2), &placement(6, 2, &["a", "c"]));
-        assert_eq!(actions(&mut attach), ["open c"]);
-        assert_eq!(attach.in_force(), ["a", "b"]);
-        attach.handle_up(MS(9), "c");
-        assert_eq!(actions(&mut attach), ["close b"]);
-        assert_eq!(attach.in_force(), ["a", "c"]);
-    }
-
-    #[test]
-    fn a_former_parent_is_left_after_its_time_only_if_another_feeds() {
-        let mut attach = attached();
-        attach.handle_placement(MS(2), &placement(6, 2, &["c", "d"]));
-        let _ = actions(&mut attach);
-        let late = MS(2) + limits::FORMER_PARENT_HOLD;
-        attach.handle_timeout(late, 0);
-        assert_eq!(attach.in_force(), ["a", "b"]);
-        attach.handle_up(late, "c");
-        assert_eq!(attach.in_force(), ["c"]);
-    }
-
-    #[test]
-    fn the_first_level_is_fed_by_the_origin_and_changes_over_without_a_gap() {
-        let mut attach = Attach::new("origin:1");
-        attach.handle_placement(MS(0), &placement(1, 1, &[]));
-        assert_eq!(actions(&mut attach), ["open origin first"]);
-        attach.handle_up(MS(1), ORIGIN);
-        attach.handle_placement(MS(2), &placement(2, 2, &["a", "b"]));
-        assert_eq!(actions(&mut attach), ["open a first", "open b"]);
-        attach.handle_up(MS(3), "b");
-        assert!(attach.has_feed());
-        assert_eq!(actions(&mut attach), [""; 0]);
-        attach.handle_up(MS(4), "a");
-        assert_eq!(actions(&mut attach), ["close origin"]);
-    }
-
-    #[test]
-    fn a_placement_that_says_wait_takes_nothing_away() {
-        let mut attach = attached();
-        assert!(attach.handle_placement(MS(2), &placement(6, 2, &[])));
-        assert_eq!(actions(&mut attach), [""; 0]);
-        assert_eq!(attach.in_force(), ["a", "b"]);
-    }
-
-    #[test]
-    fn back_off_doubles_is_bounded_and_ends_with_a_stable_link() {
-        let mut attach = attached();
-        let mut now = MS(10);
-        let mut waits = Vec::new();
-        for random in 0..12 {
-            attach.handle_down(now, "a", "reset", random * 7_777);
-            let till = attach.poll_timeout().unwrap();
-            waits.push(till.since(now));
-            now = till;
-            attach.handle_timeout(now, 0);
-            assert_eq!(actions(&mut attach), ["open a first"]);
-        }
-        for (n, wait) in waits.iter().enumerate() {
-            let full = (limits::PARENT_BACKOFF * (1 << n)).min(limits::PARENT_BACKOFF_MOST);
-            assert!(*wait >= full / 2 && *wait <= full, "{n}: {wait:?}");
-        }
-        attach.handle_up(now, "a");
-        now += limits::PARENT_STABLE;
-        attach.handle_down(now, "a", "reset", 0);
-        assert!(attach.poll_timeout().unwrap().since(now) <= limits::PARENT_BACKOFF);
-    }
-
-    #[test]
-    fn an_attempt_that_hangs_is_given_up_and_tried_again() {
-        let mut attach = attached();
-        attach.handle_placement(MS(2), &placement(6, 2, &["a", "c"]));
-        let _ = actions(&mut attach);
-        let now = MS(2) + limits::PARENT_CONNECT;
-        attach.handle_timeout(now, 3);
-        let done = actions(&mut attach);
-        assert!(done.contains(&"close c".to_owned()), "{done:?}");
-        let till = attach.poll_timeout().unwrap();
-        attach.handle_timeout(till, 3);
-        assert!(actions(&mut attach).contains(&"open c".to_owned()));
-    }
-
-    #[test]
-    fn a_parent_at_another_address_is_opened_anew() {
-        let mut attach = attached();
-        let mut next = placement(6, 2, &["a", "b"]);
-        next.parents[1].address = "b:2".into();
-        attach.handle_placement(MS(2), &next);
-        assert_eq!(actions(&mut attach), ["close b", "open b"]);
-        assert_eq!(attach.in_force(), ["a"]);
-    }
-
-    #[test]
-    fn links_stay_bounded_under_many_placements() {
-        let mut attach = attached();
-        for version in 6..50 {
-            let (a, b) = (format!("x{version}"), format!("y{version}"));
-            attach.handle_placement(MS(version), &placement(version, 2, &[&a, &b]));
-            attach.handle_up(MS(version), &a);
-            let most = limits::PARENTS + limits::FORMER_PARENTS;
-            assert!(attach.parents().count() <= most && attach.has_feed());
-            let _ = actions(&mut attach);
-        }
-    }
 }

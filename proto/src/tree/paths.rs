@@ -1,6 +1,6 @@
 //! Which two parents: candidates in the order of preference, and how far their paths are apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::table::{Index, Table};
 use crate::limits;
@@ -67,7 +67,7 @@ impl Paths {
         self.first.mark(table, a);
         if !self.second.meets(table, b, &self.first) {
             Apart::Fully
-        } else if disjoint(&cuts(table, a), &cuts(table, b)) {
+        } else if disjoint(cuts(table, a).as_ref(), cuts(table, b).as_ref()) {
             Apart::AnyOne
         } else {
             Apart::Shared
@@ -116,7 +116,7 @@ fn candidates(
     let mut ranked = Vec::new();
     for level in levels.start.max(1)..levels.end {
         for &index in table.open(level) {
-            if index == child || kept.contains(&index) {
+            if index == child || kept.contains(&index) || !table.reached(index) {
                 continue;
             }
             let node = table.node(index);
@@ -148,10 +148,13 @@ fn pick_surviving(table: &Table, kept: &[Index], candidates: &[Index]) -> Choice
         return Choice { parents: all, apart: Apart::Single };
     }
     let firsts = if kept.is_empty() { all.len() } else { 1 };
-    let cut: Vec<Vec<Index>> = all.iter().map(|&i| cuts(table, i)).collect();
+    let mut known: BTreeMap<Index, Option<Vec<Index>>> = BTreeMap::new();
     for a in 0..firsts {
         for b in a + 1..all.len() {
-            if disjoint(&cut[a], &cut[b]) {
+            for index in [all[a], all[b]] {
+                known.entry(index).or_insert_with(|| cuts(table, index));
+            }
+            if disjoint(known[&all[a]].as_ref(), known[&all[b]].as_ref()) {
                 return Choice { parents: vec![all[a], all[b]], apart: Apart::AnyOne };
             }
         }
@@ -159,16 +162,16 @@ fn pick_surviving(table: &Table, kept: &[Index], candidates: &[Index]) -> Choice
     Choice { parents: vec![all[0], all[1]], apart: Apart::Shared }
 }
 
-/// The relays whose death silences `index`, itself included, sorted.
+/// The relays whose death silences `index`, itself included; `None` if it is silent as it is.
 ///
 /// On the first level that is itself alone; elsewhere itself and what cuts all of its parents.
 /// While every relay has two parents it is always itself alone, so the walk is skipped.
-fn cuts(table: &Table, index: Index) -> Vec<Index> {
+fn cuts(table: &Table, index: Index) -> Option<Vec<Index>> {
     if table.wanting.is_empty() {
-        return vec![index];
+        return Some(vec![index]);
     }
     let mut ancestors = vec![index];
-    let mut seen = std::collections::BTreeSet::from([index]);
+    let mut seen = BTreeSet::from([index]);
     let mut at = 0;
     while at < ancestors.len() {
         for &parent in &table.node(ancestors[at]).parents {
@@ -181,20 +184,23 @@ fn cuts(table: &Table, index: Index) -> Vec<Index> {
     ancestors.sort_unstable_by_key(|&i| (table.node(i).level, i));
     let mut known: BTreeMap<Index, Vec<Index>> = BTreeMap::new();
     for &relay in &ancestors {
-        let mut own = match table.node(relay).parents.as_slice() {
-            [] => Vec::new(),
-            [only] => known[only].clone(),
-            [a, b, ..] => known[a].iter().filter(|i| known[b].contains(i)).copied().collect(),
+        let node = table.node(relay);
+        let mut above = node.parents.iter().filter_map(|p| known.get(p));
+        let mut own = match (node.level, above.next(), above.next()) {
+            (1, ..) => Vec::new(),
+            (_, None, _) => continue,
+            (_, Some(only), None) => only.clone(),
+            (_, Some(a), Some(b)) => a.iter().filter(|i| b.contains(i)).copied().collect(),
         };
         own.push(relay);
-        own.sort_unstable();
         known.insert(relay, own);
     }
-    known.remove(&index).unwrap_or_default()
+    known.remove(&index)
 }
 
-fn disjoint(a: &[Index], b: &[Index]) -> bool {
-    a.iter().all(|i| !b.contains(i))
+/// Whether no one relay's death silences both.
+fn disjoint(a: Option<&Vec<Index>>, b: Option<&Vec<Index>>) -> bool {
+    matches!((a, b), (Some(a), Some(b)) if a.iter().all(|i| !b.contains(i)))
 }
 
 /// A walk over a relay and its ancestors, each visited once.

@@ -25,6 +25,9 @@ impl Planner {
             return false;
         };
         let choice = self.paths.choose(&self.table, index, level, &[]);
+        if choice.parents.is_empty() {
+            return false;
+        }
         let level = right_below(&self.table, &choice.parents);
         let cause = if pinned.is_some() { Cause::OriginFull } else { Cause::Joined };
         self.apply(now, index, level, choice, cause);
@@ -214,7 +217,8 @@ fn lowest_level(table: &Table) -> Option<u8> {
     let mut open = 0;
     let mut one = None;
     for level in 1..limits::LEVELS {
-        open += table.open(level).len();
+        let reached = table.open(level).iter().filter(|&&i| table.reached(i));
+        open += reached.take(limits::PARENTS).count();
         if open >= limits::PARENTS {
             return Some(level + 1);
         }

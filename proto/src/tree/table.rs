@@ -62,7 +62,7 @@ impl Node {
         self.info.capacity.saturating_sub(self.sessions())
     }
 
-    /// Whether ticks can reach it.
+    /// Whether it has anyone to be fed by.
     pub(super) fn fed(&self) -> bool {
         self.level == 1 || !self.parents.is_empty()
     }
@@ -81,6 +81,8 @@ pub(super) struct Table {
     expiries: BTreeSet<(Time, Index)>,
     /// The lowest level on which room appeared since it was last asked for; 0 is the origin.
     room_at: Option<u8>,
+    /// Relays below level 1 without any parent; what hangs below them alone has no ticks either.
+    unfed: BTreeSet<Index>,
     /// Relays that want for a parent.
     pub(super) wanting: BTreeSet<Index>,
 }
@@ -96,6 +98,7 @@ impl Table {
             first_level: 0,
             expiries: BTreeSet::new(),
             room_at: None,
+            unfed: BTreeSet::new(),
             wanting: BTreeSet::new(),
         }
     }
@@ -111,6 +114,11 @@ impl Table {
 
     pub(super) fn find(&self, id: &str) -> Option<Index> {
         self.by_id.get(id).copied()
+    }
+
+    /// The relay in a slot, if there is one.
+    pub(super) fn slot(&self, index: Index) -> Option<&Node> {
+        self.slots.get(index as usize)?.as_ref()
     }
 
     /// All relays by name.
@@ -182,19 +190,50 @@ impl Table {
             self.refresh(parent);
         }
         self.refresh(index);
+        if !self.unfed.is_empty() && parents.iter().any(|p| !was_parents.contains(p)) {
+            // Its other parent may have been without ticks: whatever hangs below gets them with this one.
+            self.room_appeared(level);
+        }
     }
 
     /// Puts a relay into the open set of its level, or takes it out, after its facts changed.
     pub(super) fn refresh(&mut self, index: Index) {
         let node = self.node(index);
-        let level = node.level;
-        let open = level > 0 && !node.draining && node.fed() && self.room(index) > 0;
+        let (level, fed) = (node.level, node.fed());
+        let open = level > 0 && !node.draining && fed && self.room(index) > 0;
+        if level > 0 && !fed {
+            self.unfed.insert(index);
+        } else if self.unfed.remove(&index) && level > 0 {
+            // Ticks reach whatever hangs below it again, on levels that are further down.
+            self.room_appeared(level);
+        }
         let set = &mut self.open[usize::from(level)];
         if !open {
             set.remove(&index);
         } else if set.insert(index) {
-            self.room_at = Some(self.room_at.map_or(level, |l| l.min(level)));
+            self.room_appeared(level);
         }
+    }
+
+    fn room_appeared(&mut self, level: u8) {
+        self.room_at = Some(self.room_at.map_or(level, |l| l.min(level)));
+    }
+
+    /// Whether the origin's ticks reach the relay by any path.
+    pub(super) fn reached(&self, index: Index) -> bool {
+        if self.unfed.is_empty() {
+            return true;
+        }
+        let mut seen = BTreeSet::from([index]);
+        let mut stack = vec![index];
+        while let Some(index) = stack.pop() {
+            let node = self.node(index);
+            if node.level == 1 {
+                return true;
+            }
+            stack.extend(node.parents.iter().filter(|&&p| seen.insert(p)));
+        }
+        false
     }
 
     /// Children that the relay may still take.

@@ -1,5 +1,6 @@
-//! The planner, by example. The properties are in `properties`.
+//! The planner, by example; `properties` holds what is true of any tree.
 
+mod attach;
 mod properties;
 
 use std::collections::BTreeMap;

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::planner::children_limit;
 use super::table::{Index, Table};
+use crate::limits;
 use crate::wire::{Alternate, Load};
 
 /// One relay, for `/topology`.
@@ -56,28 +57,31 @@ pub(super) fn relay_view(table: &Table, index: Index) -> RelayView<'_> {
 
 /// At most `n` fed relays with free sessions, of the relay's region first, drawn without
 /// replacement in proportion to their free sessions.
+///
+/// Of a large tree a random stretch of [`limits::ALTERNATES_SEEN`] relays stands for all, so
+/// that a listener's join costs the same in any tree.
 pub(super) fn alternates(table: &Table, id: &str, n: usize, seed: u64) -> Vec<Alternate> {
     let own = table.find(id);
     let region = own.map(|i| table.node(i).info.region.as_str());
-    let mut drawn: Vec<(bool, u64, Index)> = table
-        .iter()
-        .filter(|(i, node)| Some(*i) != own && !node.draining && node.fed())
-        .filter(|(_, node)| node.free() > 0)
-        .map(|(i, node)| {
+    let span = table.span().max(1) as u64;
+    let start = mix(seed, Index::MAX) % span;
+    let mut drawn: Vec<(bool, u64, Index)> = Vec::new();
+    for step in 0..span.min(limits::ALTERNATES_SEEN as u64) {
+        let index = Index::try_from((start + step) % span).unwrap_or(Index::MAX);
+        let Some(node) = table.slot(index) else {
+            continue;
+        };
+        if Some(index) != own && !node.draining && node.free() > 0 && table.reached(index) {
             let other = region.is_some_and(|r| r != node.info.region);
-            (other, arrival(mix(seed, i), node.free()), i)
-        })
-        .collect();
-    if drawn.len() > n {
-        drawn.select_nth_unstable(n);
-        drawn.truncate(n);
+            drawn.push((other, arrival(mix(seed, index), node.free()), index));
+        }
     }
     drawn.sort_unstable();
-    let to_alternate = |(_, _, i): (bool, u64, Index)| {
-        let info = &table.node(i).info;
+    let to_alternate = |(_, _, index): (bool, u64, Index)| {
+        let info = &table.node(index).info;
         Alternate { relay: info.id.clone(), address: info.address.clone() }
     };
-    drawn.into_iter().map(to_alternate).collect()
+    drawn.into_iter().take(n).map(to_alternate).collect()
 }
 
 /// When the first event of a Poisson process of rate `weight` comes: the smallest of several is

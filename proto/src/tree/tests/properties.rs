@@ -111,9 +111,9 @@ fn survives<'a>(tree: &Tree<'a>, a: &'a str, b: &'a str) -> bool {
     dead.all(|dead| reached(tree, a, dead) || reached(tree, b, dead))
 }
 
-fn has_room(relay: &RelayView<'_>) -> bool {
+fn has_room(tree: &Tree<'_>, relay: &RelayView<'_>) -> bool {
     let children = relay.children.max(relay.load.children);
-    (relay.level == 1 || !relay.parents.is_empty())
+    reached(tree, relay.id, "")
         && !relay.draining
         && relay.children < relay.children_limit
         && relay.load.listeners + children < relay.capacity
@@ -150,7 +150,7 @@ fn check_complete(world: &World) {
     for relay in tree.values().filter(|r| r.level > 1) {
         let well = relay.parents.iter().filter(|p| !tree[*p].draining).count();
         let other = |r: &&RelayView<'_>| {
-            r.level < relay.level && has_room(r) && !relay.parents.contains(&r.id)
+            r.level < relay.level && has_room(&tree, r) && !relay.parents.contains(&r.id)
         };
         let others: Vec<&str> = tree.values().filter(other).map(|r| r.id).collect();
         assert!(well >= limits::PARENTS || others.is_empty(), "{relay:?}: {others:?}");
@@ -164,7 +164,7 @@ fn check_choice(before: &World, after: &World, id: &str) {
         return;
     };
     let open: Vec<&RelayView<'_>> =
-        was.values().filter(|r| r.level < relay.level && has_room(r)).collect();
+        was.values().filter(|r| r.level < relay.level && has_room(&was, r)).collect();
     let pairs = || {
         let seconds = |(at, a)| open[at + 1..].iter().map(move |b| (a, b));
         open.iter().enumerate().flat_map(seconds)
