@@ -322,7 +322,8 @@ impl Crowd {
                     self.datagram(at, now, conn, bytes, received_ns);
                 }
                 Event::Closed { conn, reason } => self.closed(at, conn, &reason.to_string()),
-                Event::ControlFinished { .. } | Event::Unblocked { .. } | Event::Foreign { .. } => {}
+                Event::ControlFinished { .. } | Event::Unblocked { .. } | Event::Foreign { .. } => {
+                }
             }
         }
     }

@@ -147,7 +147,10 @@ mod tests {
         let object = value.as_object().unwrap();
         assert!(object.values().all(|v| !v.is_null()));
         assert_eq!(value["third"], 0.333);
-        assert_eq!((&value["x"], &value["x_min"], &value["x_max"]), (&2.0.into(), &1.0.into(), &3.0.into()));
+        assert_eq!(
+            (&value["x"], &value["x_min"], &value["x_max"]),
+            (&2.0.into(), &1.0.into(), &3.0.into())
+        );
         for name in ["commit", "cores", "kernel", "seconds"] {
             assert!(object.contains_key(name), "{name}");
         }

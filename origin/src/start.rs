@@ -13,11 +13,21 @@
 //!    `drain_s` at most; a second signal cuts that short. Then everything is dropped, in the
 //!    reverse order.
 
+use std::time::Instant;
+
+use stentor_proto::limits;
+use stentor_proto::node::{NodeControl, OriginControl, OriginSettings, RoomSetup};
+use stentor_proto::room::Profile;
+use stentor_proto::token::encode_public;
+use stentor_proto::tree::PlannerSettings;
+use stentor_relay::clock::Clock;
 use stentor_relay::exit::Error;
-use stentor_relay::start::{Services, Signals, load_tls, runtime};
+use stentor_relay::node::{NodePlan, RunningNode};
+use stentor_relay::start::{Services, Signals, load_tls, node_plan, runtime, shard_settings};
 use stentor_relay::tls::Tls;
 
-use crate::settings::Settings;
+use crate::config::{CustomProfile, ProfileConfig};
+use crate::settings::{RoomSettings, Settings};
 
 /// Runs an origin until a signal ends it.
 ///
@@ -34,17 +44,87 @@ pub fn start(mut settings: Settings) -> Result<(), Error> {
 }
 
 async fn run(settings: Settings, tls: Tls) -> Result<(), Error> {
-    let mut signals = Signals::new()?;
-    let services = Services::start(&settings.node, tls).await?;
+    let signals = Signals::new()?;
+    let mut services = Services::start(&settings.node, tls).await?;
+    let plan = plan(&settings, &services)?;
+    let node = RunningNode::start(plan).map_err(Error::runtime)?;
     tracing::info!(
         id = settings.node.id,
+        listen = %node.listen,
         rooms = settings.rooms.len(),
         keys = ?settings.keys.public.keys(),
         version = env!("CARGO_PKG_VERSION"),
         "origin"
     );
-    let why = signals.next().await;
-    tracing::info!(signal = why, "draining");
-    services.admin.set_draining();
-    Ok(())
+    services.serve(node, settings.node.drain, signals).await
+}
+
+/// What the node of an origin is made of.
+fn plan(settings: &Settings, services: &Services) -> Result<NodePlan, Error> {
+    let clock = Clock::start();
+    let now_us = clock.unix_us_at_zero();
+    let keys = settings.keys.public.iter();
+    let control = OriginSettings {
+        name: settings.node.id.clone(),
+        rooms: settings.rooms.iter().map(room_setup).collect::<Result<_, _>>()?,
+        first_use: settings.rooms_on_first_use.then(first_use),
+        planner: PlannerSettings {
+            origin_children: settings.tree.origin_children,
+            children_one_in: one_in(settings.tree.children_share),
+            // Rises with every start, as relays expect of a plan's version.
+            generation: now_us,
+        },
+        // Seconds since 1970 rise with every start and fit into 32 bits until 2106.
+        epoch: u32::try_from(now_us / 1_000_000).unwrap_or(u32::MAX),
+        capacity: settings.node.capacity,
+        keys: keys.map(|(kid, key)| (kid.clone(), encode_public(key))).collect(),
+        unix_us_at_zero: now_us,
+    };
+    let control = OriginControl::new(control, clock.time(Instant::now()))
+        .map_err(|close| Error::Runtime(close.to_string()))?;
+    let make = move |_| NodeControl::Origin(Box::new(control));
+    Ok(NodePlan {
+        shard: shard_settings(&settings.node, clock, true)?,
+        verifier: settings.keys.verifier().map_err(Error::runtime)?,
+        ..node_plan(&settings.node, services, clock, Box::new(make))?
+    })
+}
+
+fn room_setup(room: &RoomSettings) -> Result<RoomSetup, Error> {
+    let audible = room.audible.map_or(limits::AUDIBLE, usize::from);
+    let profile = match room.profile {
+        ProfileConfig::Voice => Profile::voice(),
+        ProfileConfig::Music => Profile::music(),
+        ProfileConfig::Custom(custom) => {
+            let slots = u8::try_from(audible).unwrap_or(u8::MAX);
+            let CustomProfile { kbit_s, frame_bytes, tick_bytes, redundancy } = custom;
+            Profile::custom(kbit_s, frame_bytes, slots, tick_bytes, redundancy)
+                .map_err(|error| Error::Runtime(format!("room {}: {error}", room.name)))?
+        }
+    };
+    Ok(RoomSetup {
+        name: room.name.clone(),
+        title: room.title.clone(),
+        public: room.public,
+        profile,
+        audible: audible.min(usize::from(profile.slots)),
+        tick_ms: room.tick_ms,
+    })
+}
+
+/// What a room is like that comes into being with the first one to join it.
+fn first_use() -> RoomSetup {
+    RoomSetup {
+        name: String::new(),
+        title: String::new(),
+        public: true,
+        profile: Profile::voice(),
+        audible: limits::AUDIBLE,
+        tick_ms: limits::TICK_MS[0],
+    }
+}
+
+/// A share of the capacity as "one in so many".
+fn one_in(share: f64) -> u32 {
+    if share <= 0.0 { u32::MAX } else { (1.0 / share).round().clamp(1.0, 1e9) as u32 }
 }

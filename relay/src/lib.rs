@@ -4,7 +4,7 @@
 //! [`fanout`] (one thread a shard) → [`quic`] (the driver: packets in batches).
 //!
 //! The operator's side: [`cli`] → [`config`] → [`settings`] → [`start`], beside which run
-//! [`admin`], [`metrics`], [`logging`] and [`tls`]; [`exit`] ends it.
+//! [`admin`], [`observe`], [`metrics`], [`logging`] and [`tls`]; [`exit`] ends it.
 
 pub mod admin;
 pub mod cli;
@@ -15,6 +15,7 @@ pub mod fanout;
 pub mod logging;
 pub mod metrics;
 pub mod node;
+pub mod observe;
 pub mod quic;
 pub mod settings;
 pub mod start;

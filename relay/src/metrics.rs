@@ -64,60 +64,47 @@ metrics_group! {
     /// 1 when `/readyz` answers 200.
     READY = Gauge "stentor_ready" Count [];
 
-    /// Sessions at present, by role.
+    /// Sessions at present, by role: listener, relay, or all of any role.
     SESSIONS = Gauge "stentor_sessions" Count ["role"];
+    /// Listeners on this node and below it through primary parents.
+    LISTENERS_BELOW = Gauge "stentor_listeners_below" Count [];
     /// Sessions that the node may carry.
     CAPACITY = Gauge "stentor_capacity" Count [];
     /// Rooms that the node carries at present.
     ROOMS = Gauge "stentor_rooms" Count [];
-    /// Parents whose feed is alive.
+    /// Parents that are connected.
     PARENTS = Gauge "stentor_parents" Count [];
     /// The node's level in the tree; 0 is the origin.
     LEVEL = Gauge "stentor_level" Count [];
+    /// One-way delay of the last tick from the origin's clock; clocks may differ.
+    DELAY = Gauge "stentor_delay_seconds" Seconds [];
 
     /// Completed QUIC handshakes with sessions of this node.
     HANDSHAKES = Counter "stentor_handshakes_total" Count [];
-    /// Sessions that joined, by role.
-    JOINS = Counter "stentor_joins_total" Count ["role"];
-    /// Sessions that were closed or refused by this node, by close code.
-    CLOSES = Counter "stentor_closes_total" Count ["code"];
-    /// From the end of a handshake to the welcome.
-    JOIN_SECONDS = Histogram "stentor_join_seconds" Seconds [];
+    /// Sessions by what became of them: joined, refused, left.
+    JOINS = Counter "stentor_joins_total" Count ["result"];
+    /// Sessions of this node with its parents and its origin: opened, lost.
+    UPLINKS = Counter "stentor_uplinks_total" Count ["result"];
 
-    /// Ticks that arrived, by feed: primary or secondary.
-    TICKS_RECEIVED = Counter "stentor_ticks_received_total" Count ["feed"];
-    /// Distinct ticks that were handed to the shards.
-    TICKS_FORWARDED = Counter "stentor_ticks_forwarded_total" Count [];
-    /// Ticks that no feed and no repair brought in time.
-    TICKS_LOST = Counter "stentor_ticks_lost_total" Count [];
-    /// Ticks that a repair brought.
-    TICKS_REPAIRED = Counter "stentor_ticks_repaired_total" Count [];
-    /// Second copies of one tick that differ from the first: an alarm.
-    TICKS_CONFLICTING = Counter "stentor_ticks_conflicting_total" Count [];
-    /// Ticks that the node made itself (origin).
-    TICKS_MADE = Counter "stentor_ticks_made_total" Count [];
+    /// Ticks by what became of them: passed on (or made, at the origin), duplicate (the other
+    /// feed's copy), lost, repaired, conflict (two different copies: an alarm).
+    TICKS = Counter "stentor_ticks_total" Count ["result"];
     /// How long the origin waited while it collected a tick.
     COLLECT_SECONDS = Histogram "stentor_collect_seconds" Seconds [];
-    /// From a tick's arrival at the node to its hand-over to the last socket.
-    HOP_SECONDS = Histogram "stentor_hop_seconds" Seconds [];
-
-    /// Repair requests, by what became of them: sent, answered, or over budget.
-    REPAIRS = Counter "stentor_repairs_total" Count ["result"];
-    /// Datagrams with ticks that were sent, by variant: how many earlier ticks they may carry.
-    TICK_DATAGRAMS = Counter "stentor_tick_datagrams_total" Count ["variant"];
+    /// Ticks asked of parents, and answers to children.
+    REPAIRS = Counter "stentor_repairs_total" Count ["direction"];
+    /// Datagrams with ticks that were offered to connections.
+    TICK_DATAGRAMS = Counter "stentor_tick_datagrams_total" Count [];
+    /// Beacons: signs of life when there was nothing to send.
+    BEACONS = Counter "stentor_beacons_total" Count [];
     /// UDP payload, by direction: in or out.
     UDP_BYTES = Counter "stentor_udp_bytes_total" Bytes ["direction"];
     /// UDP datagrams, by direction: in or out.
     UDP_DATAGRAMS = Counter "stentor_udp_datagrams_total" Count ["direction"];
     /// Everything that was dropped, by cause.
     DROPS = Counter "stentor_drops_total" Count ["cause"];
-    /// Datagrams and messages of peers that break the protocol, by what is wrong with them.
-    BAD_INPUT = Counter "stentor_bad_input_total" Count ["error"];
-
-    /// Frames of speakers that were taken (origin).
-    FRAMES = Counter "stentor_frames_total" Count [];
-    /// Frames of speakers that were refused, by cause (origin).
-    FRAMES_REFUSED = Counter "stentor_frames_refused_total" Count ["cause"];
+    /// Frames of speakers and ticks at the origin, by what became of them.
+    INGEST = Counter "stentor_ingest_total" Count ["result"];
 
     /// Looks at new certificate files, by result: done or bad.
     TLS_RELOADS = Counter "stentor_tls_reloads_total" Count ["result"];

@@ -39,8 +39,8 @@ pub struct NodePlan {
     pub uplinks: Option<quinn_proto::ClientConfig>,
     /// The node's clock, which control has been given too.
     pub clock: Clock,
-    /// The machine that is not a shard's.
-    pub control: NodeControl,
+    /// Makes the machine that is not a shard's, once it is known where the node listens.
+    pub control: MakeControl,
     /// Every shard's settings; the number is set here, the capacity is shared out.
     pub shard: ShardSettings,
     /// Verifies tokens until control says otherwise.
@@ -48,6 +48,9 @@ pub struct NodePlan {
     /// Where ticks are noted, if anywhere.
     pub events: Option<EventLog>,
 }
+
+/// Makes a node's control from the address that was bound.
+pub type MakeControl = Box<dyn FnOnce(SocketAddr) -> NodeControl>;
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -167,7 +170,8 @@ impl RunningNode {
             stop: node.stop.clone(),
             drain: node.drain.clone(),
         };
-        let control = Control::new(plan.control, plan.clock, uplinks, ports);
+        let control = (plan.control)(node.listen);
+        let control = Control::new(control, plan.clock, uplinks, ports);
         node.spawn("control".into(), None, failed_at, move || control.run())?;
         Ok(node)
     }

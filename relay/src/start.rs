@@ -15,21 +15,32 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::{ClientConfig, ServerConfig};
-use stentor_proto::token::Signer;
+use stentor_proto::node::{NodeControl, RelayControl, RelaySettings, ShardSettings};
+use stentor_proto::token::{Signer, Verifier};
+use stentor_proto::wire::RelayInfo;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::{self, AdminState};
+use crate::clock::Clock;
 use crate::config::{ConfigError, Secret};
 use crate::exit::Error;
 use crate::metrics;
+use crate::node::{MakeControl, NodePlan, RunningNode};
+use crate::observe::{self, Observer};
+use crate::quic::config::{TransportSettings, client_config};
 use crate::settings::{NodeSettings, Settings};
 use crate::tls::Tls;
+use crate::uplink::EventLog;
+
+/// The software and its version, as peers are told.
+pub const AGENT: &str = concat!("stentor/", env!("CARGO_PKG_VERSION"));
 
 /// Runs a relay until a signal ends it.
 ///
@@ -41,19 +52,126 @@ pub fn start(settings: Settings) -> Result<(), Error> {
 }
 
 async fn run(settings: Settings, tls: Tls) -> Result<(), Error> {
-    let mut signals = Signals::new()?;
-    let services = Services::start(&settings.node, tls).await?;
+    let signals = Signals::new()?;
+    let mut services = Services::start(&settings.node, tls).await?;
     services.admin.set_has_parent(false);
+    let plan = plan(&settings, &services)?;
+    let node = RunningNode::start(plan).map_err(Error::runtime)?;
     tracing::info!(
         id = settings.node.id,
         origin = %settings.origin,
+        listen = %node.listen,
+        shards = node.shards.len(),
         version = env!("CARGO_PKG_VERSION"),
         "relay"
     );
-    let why = signals.next().await;
-    tracing::info!(signal = why, "draining");
-    services.admin.set_draining();
-    Ok(())
+    services.serve(node, settings.node.drain, signals).await
+}
+
+/// What the node of a relay is made of.
+fn plan(settings: &Settings, services: &Services) -> Result<NodePlan, Error> {
+    let node = &settings.node;
+    let clock = Clock::start();
+    let dev_token = services.dev.as_ref().map(|dev| dev.relay_token.expose().to_owned());
+    let token = settings.token.as_ref().map(|token| token.expose().to_owned()).or(dev_token);
+    let client = client_config((*services.client_tls).clone(), &uplink_transport());
+    let seed = random()?;
+    let (advertise, origin) = (node.clone(), settings.origin.to_string());
+    let (id, region, capacity, level) =
+        (node.id.clone(), node.region.clone(), node.capacity, settings.level);
+    let control = move |bound: SocketAddr| {
+        let info = RelayInfo {
+            id,
+            address: advertise.advertised(bound).to_string(),
+            region,
+            capacity,
+            level,
+            incarnation: clock.unix_us_at_zero(),
+        };
+        let settings = RelaySettings {
+            info,
+            token,
+            origin,
+            agent: AGENT.to_owned(),
+            unix_us_at_zero: clock.unix_us_at_zero(),
+            seed,
+        };
+        let control = RelayControl::new(settings, clock.time(Instant::now()));
+        NodeControl::Relay(Box::new(control))
+    };
+    Ok(NodePlan {
+        uplinks: Some(client.map_err(Error::runtime)?),
+        shard: shard_settings(node, clock, false)?,
+        // The origin publishes its keys with the welcome; until then no token is good.
+        verifier: Verifier::default(),
+        ..node_plan(node, services, clock, Box::new(control))?
+    })
+}
+
+/// What every node's plan has in common.
+///
+/// # Errors
+/// When the events' file cannot be opened.
+pub fn node_plan(
+    node: &NodeSettings,
+    services: &Services,
+    clock: Clock,
+    control: MakeControl,
+) -> Result<NodePlan, Error> {
+    let events = node.events.as_deref().map(|path| {
+        let failed = |error| Error::Runtime(format!("events {}: {error}", path.display()));
+        EventLog::open(&node.id, path).map_err(failed)
+    });
+    Ok(NodePlan {
+        listen: node.listen,
+        shards: u16::try_from(node.shards).unwrap_or(u16::MAX),
+        cores: node.cores.clone().unwrap_or_default(),
+        tls: (**services.server_tls.borrow()).clone(),
+        transport: TransportSettings::default(),
+        uplinks: None,
+        clock,
+        control,
+        shard: shard_settings(node, clock, false)?,
+        verifier: Verifier::default(),
+        events: events.transpose()?,
+    })
+}
+
+/// Every shard's settings.
+///
+/// # Errors
+/// When the system gives no randomness.
+pub fn shard_settings(
+    node: &NodeSettings,
+    clock: Clock,
+    origin: bool,
+) -> Result<ShardSettings, Error> {
+    Ok(ShardSettings {
+        shard: 0,
+        origin,
+        agent: AGENT.to_owned(),
+        capacity: node.capacity.min(node.limits.listeners.saturating_add(node.limits.children)),
+        open_relays: false,
+        unix_us_at_zero: clock.unix_us_at_zero(),
+        seed: random()?,
+    })
+}
+
+/// A dead parent is noticed by its feed; the transport's own timeout is for what the feed does not
+/// show, a session that carries no room.
+fn uplink_transport() -> TransportSettings {
+    TransportSettings {
+        idle: Duration::from_secs(10),
+        keep_alive: Some(Duration::from_secs(3)),
+        ..TransportSettings::default()
+    }
+}
+
+fn random() -> Result<u64, Error> {
+    let mut bytes = [0; 8];
+    let failed = |_| Error::Runtime("the system gives no random bytes".into());
+    SystemRandom::new().fill(&mut bytes).map_err(failed)?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 /// Step 2: the identity of a node. In development mode it says so, plainly.
@@ -73,7 +191,7 @@ pub fn load_tls(node: &NodeSettings) -> Result<Tls, ConfigError> {
     Ok(tls)
 }
 
-/// The runtime for what is not hot: uplinks, admin, control.
+/// The runtime for what is not hot: the admin listener, signals, files.
 ///
 /// # Errors
 /// When threads cannot be started.
@@ -145,6 +263,43 @@ impl Services {
         Ok(services)
     }
 
+    /// Steps 6 to 8: serves until a signal or a failure ends it.
+    ///
+    /// # Errors
+    /// When a thread of the node fails.
+    pub async fn serve(
+        &mut self,
+        node: RunningNode,
+        drain: Duration,
+        mut signals: Signals,
+    ) -> Result<(), Error> {
+        let node = Arc::new(node);
+        let observer = Observer::new(&node, Arc::clone(&self.admin));
+        self.tasks.spawn(observer.run());
+        self.tasks.spawn(follow_tls(Arc::clone(&node), self.server_tls.clone()));
+        self.admin.set_started();
+        tokio::select! {
+            why = signals.next() => {
+                tracing::info!(signal = why, seconds = drain.as_secs(), "draining");
+            }
+            why = failure(&node) => return Err(Error::Runtime(why)),
+        }
+        self.admin.set_draining();
+        node.drain();
+        let left = Observer::new(&node, Arc::clone(&self.admin));
+        let emptied = async {
+            while left.sessions() > 0 {
+                tokio::time::sleep(observe::EVERY).await;
+            }
+        };
+        tokio::select! {
+            () = emptied => tracing::info!("everyone has left"),
+            () = tokio::time::sleep(drain) => tracing::info!(sessions = left.sessions(), "time is up"),
+            why = signals.next() => tracing::info!(signal = why, "stopping at once"),
+        }
+        Ok(())
+    }
+
     async fn serve_admin(
         &mut self,
         address: SocketAddr,
@@ -157,6 +312,30 @@ impl Services {
         self.tasks.spawn(admin::serve(listener, Arc::clone(&self.admin), metrics));
         tracing::info!(address = %bound, "admin listener");
         Ok(())
+    }
+}
+
+/// Gives the node each fresh certificate.
+async fn follow_tls(
+    node: Arc<RunningNode>,
+    mut tls: watch::Receiver<Arc<ServerConfig>>,
+) -> Infallible {
+    while tls.changed().await.is_ok() {
+        let fresh = (**tls.borrow_and_update()).clone();
+        if let Err(error) = node.set_tls(fresh) {
+            tracing::error!(%error, "the new certificate cannot be used; the old one stays");
+        }
+    }
+    std::future::pending().await
+}
+
+/// Waits until a thread of the node fails; its reason.
+async fn failure(node: &RunningNode) -> String {
+    loop {
+        if let Ok(why) = node.failed.try_recv() {
+            return why;
+        }
+        tokio::time::sleep(observe::EVERY).await;
     }
 }
 

@@ -13,13 +13,13 @@ use std::time::{Duration, SystemTime};
 
 use ring::digest;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use rustls::server::ProducesTickets;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use stentor_proto::wire::ALPN;
 use tokio::sync::watch;
 
 use crate::config::ConfigError;
 use crate::metrics;
+use crate::quic::config as quic;
 use crate::settings::{HostPort, TlsSettings};
 
 pub use dev::{DevDir, DevError};
@@ -77,7 +77,6 @@ pub struct Tls {
     server: watch::Sender<Arc<ServerConfig>>,
     client: Arc<ClientConfig>,
     source: Source,
-    tickets: Arc<dyn ProducesTickets>,
 }
 
 enum Source {
@@ -114,11 +113,10 @@ impl Tls {
     /// # Errors
     /// When a file or the directory is at fault.
     pub fn load(settings: &TlsSettings, advertise: Option<&HostPort>) -> Result<Self, TlsError> {
-        let tickets = rustls::crypto::ring::Ticketer::new()?;
         let (config, client, source) = match settings {
             TlsSettings::Files { cert, key, ca } => {
                 let (bytes, tried) = read_pair(cert, key)?;
-                let config = from_pem(cert, key, &bytes, &tickets)?;
+                let config = from_pem(cert, key, &bytes)?;
                 let roots = match ca {
                     Some(ca) => roots_from_file(ca)?,
                     None => roots_of_system()?,
@@ -131,19 +129,14 @@ impl Tls {
                 let hosts = dev_hosts(advertise);
                 let issued = SystemTime::now();
                 let (chain, key) = dir.issue(&hosts, issued)?;
-                let config = server_config(chain, key, &tickets)?;
+                let config = server_config(chain, key)?;
                 let mut roots = RootCertStore::empty();
                 roots.add(dir.authority())?;
                 let source = Source::Dev { dir, hosts, issued };
                 (config, roots, source)
             }
         };
-        Ok(Self {
-            server: watch::Sender::new(config),
-            client: client_config(client)?,
-            source,
-            tickets,
-        })
+        Ok(Self { server: watch::Sender::new(config), client: client_config(client)?, source })
     }
 
     /// The configuration to serve with; each change of the channel is a fresh one.
@@ -177,7 +170,7 @@ impl Tls {
                 Ok((_, new)) if new.as_ref() == tried.as_ref() => return Reload::Unchanged,
                 Ok((bytes, new)) => {
                     *tried = new;
-                    from_pem(cert, key, &bytes, &self.tickets)
+                    from_pem(cert, key, &bytes)
                 }
                 Err(error) => Err(error),
             },
@@ -189,7 +182,7 @@ impl Tls {
                 *issued = now;
                 dir.issue(hosts, now)
                     .map_err(TlsError::from)
-                    .and_then(|(chain, key)| server_config(chain, key, &self.tickets))
+                    .and_then(|(chain, key)| server_config(chain, key))
             }
         };
         match fresh {
@@ -238,28 +231,12 @@ impl std::fmt::Debug for Tls {
 fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    tickets: &Arc<dyn ProducesTickets>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.ticketer = Arc::clone(tickets);
-    // One ticket resumes one session; the second of the default is bytes in a join storm.
-    config.send_tls13_tickets = 1;
-    Ok(Arc::new(config))
+    Ok(Arc::new(quic::server_tls(chain, key, &[ALPN])?))
 }
 
 fn client_config(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(Arc::new(config))
+    Ok(Arc::new(quic::client_tls(roots, &[ALPN])?))
 }
 
 type Pair = (Vec<u8>, Vec<u8>);
@@ -273,18 +250,13 @@ fn read_pair(cert: &Path, key: &Path) -> Result<(Pair, digest::Digest), TlsError
     Ok((pair, hash.finish()))
 }
 
-fn from_pem(
-    cert: &Path,
-    key: &Path,
-    pair: &Pair,
-    tickets: &Arc<dyn ProducesTickets>,
-) -> Result<Arc<ServerConfig>, TlsError> {
+fn from_pem(cert: &Path, key: &Path, pair: &Pair) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = certificates("tls.cert", cert, &pair.0)?;
     let secret = PrivateKeyDer::from_pem_slice(&pair.1).map_err(|error| {
         let problem = format!("holds no private key in PEM ({error})");
         wrong("tls.key", key, problem)
     })?;
-    server_config(chain, secret, tickets).map_err(|error| match error {
+    server_config(chain, secret).map_err(|error| match error {
         TlsError::Library(rustls::Error::InconsistentKeys(_)) => {
             let problem = format!("does not belong to the certificate in {}", cert.display());
             wrong("tls.key", key, problem)

@@ -8,6 +8,12 @@ macro_rules! counters {
             $($(#[$field_doc])* pub $field: u64,)*
         }
 
+        impl std::ops::AddAssign for $name {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$field += other.$field;)*
+            }
+        }
+
         impl $name {
             /// Every counter by its name.
             pub fn entries(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {

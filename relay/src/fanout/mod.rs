@@ -2,4 +2,4 @@
 
 mod shard;
 
-pub use shard::{Shard, ShardPorts, ShardReport};
+pub use shard::{Shard, ShardFigures, ShardPorts, ShardReport};

@@ -3,6 +3,7 @@
 //! Each turn: ticks that are due, then timers, then what control says, then input, then effects.
 //! A tick that is due is sent before new handshakes are worked on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,9 +11,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use stentor_proto::fanout::SessionIx;
 use stentor_proto::node::{Fanout, NodeShard, ShardEffect, ShardStats, Tick, ToControl, ToShard};
-use stentor_proto::wire::Framing;
+use stentor_proto::wire::{CloseCode, Framing};
 
 use crate::clock::Clock;
+use crate::observe;
 use crate::quic::sys::{Waiter, Waker};
 use crate::quic::{Driver, DriverStats, Event, Outcome, Packet};
 
@@ -46,19 +48,30 @@ pub struct ShardPorts {
     pub tls: Receiver<Arc<quinn_proto::ServerConfig>>,
 }
 
-/// What a shard tells the rest of its process, once a second.
+/// What a shard tells the rest of its process, four times a second.
 #[derive(Debug, Default)]
 pub struct ShardReport {
-    stats: std::sync::Mutex<(ShardStats, DriverStats)>,
+    figures: std::sync::Mutex<ShardFigures>,
     /// Packets for another shard that did not fit into its queue.
     pub drop_foreign: AtomicU64,
 }
 
+/// A shard's figures.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShardFigures {
+    /// What its machine counted.
+    pub shard: ShardStats,
+    /// What its driver counted.
+    pub driver: DriverStats,
+    /// Listeners, child relays, open sessions.
+    pub carried: (u32, u32, u32),
+}
+
 impl ShardReport {
-    /// The counters as of the last second.
+    /// The figures as of the last report.
     #[must_use]
-    pub fn stats(&self) -> (ShardStats, DriverStats) {
-        self.stats.lock().map(|stats| *stats).unwrap_or_default()
+    pub fn figures(&self) -> ShardFigures {
+        self.figures.lock().map(|figures| *figures).unwrap_or_default()
     }
 }
 
@@ -71,6 +84,8 @@ pub struct Shard {
     waiter: Waiter,
     report: Arc<ShardReport>,
     stop: Arc<AtomicBool>,
+    /// Connections that are up.
+    open: BTreeSet<SessionIx>,
     /// Connections that could not take the datagram at hand.
     busy: Vec<(SessionIx, Outcome)>,
     /// Input is not read before this.
@@ -101,6 +116,7 @@ impl Shard {
             waiter,
             report,
             stop,
+            open: BTreeSet::new(),
             busy: Vec::new(),
             input_due: now,
             report_due: now,
@@ -117,8 +133,18 @@ impl Shard {
             self.turn()?;
             self.wait()?;
         }
-        self.driver.flush(Instant::now());
+        self.leave();
         Ok(())
+    }
+
+    /// Tells everyone who is still here that this node goes away.
+    fn leave(&mut self) {
+        let now = Instant::now();
+        for conn in std::mem::take(&mut self.open) {
+            let code = CloseCode::Draining as u32;
+            self.driver.close(now, conn, code, "this node goes away; join another");
+        }
+        self.driver.flush(now);
     }
 
     fn turn(&mut self) -> std::io::Result<()> {
@@ -175,9 +201,13 @@ impl Shard {
             }
         }
         if now >= self.report_due {
-            self.report_due = now + Duration::from_secs(1);
-            if let Ok(mut stats) = self.report.stats.lock() {
-                *stats = (*self.node.stats(), *self.driver.stats());
+            self.report_due = now + observe::EVERY;
+            if let Ok(mut figures) = self.report.figures.lock() {
+                *figures = ShardFigures {
+                    shard: *self.node.stats(),
+                    driver: *self.driver.stats(),
+                    carried: self.node.carried(),
+                };
             }
         }
     }
@@ -210,14 +240,20 @@ impl Shard {
             count += 1;
             let time = self.clock.time(now);
             match event {
-                Event::Connected { conn, .. } => self.node.handle_open(time, conn, Framing::Quic),
+                Event::Connected { conn, .. } => {
+                    self.open.insert(conn);
+                    self.node.handle_open(time, conn, Framing::Quic);
+                }
                 Event::Control { conn, bytes } => self.node.handle_control(time, conn, &bytes),
                 Event::ControlFinished { .. } => {}
                 Event::Datagram { conn, bytes, .. } => {
                     self.node.handle_datagram(time, conn, bytes);
                 }
                 Event::Unblocked { conn } => self.catch_up(now, conn),
-                Event::Closed { conn, .. } => self.node.handle_closed(time, conn),
+                Event::Closed { conn, .. } => {
+                    self.open.remove(&conn);
+                    self.node.handle_closed(time, conn);
+                }
                 Event::Foreign { shard, packet } => self.pass_on(shard, packet),
             }
         }
@@ -231,7 +267,7 @@ impl Shard {
             match effect {
                 ShardEffect::SendControl { session, bytes } => {
                     if self.driver.send_control(session, bytes).is_err() {
-                        let code = stentor_proto::wire::CloseCode::TooManyMessages as u32;
+                        let code = CloseCode::TooManyMessages as u32;
                         self.driver.close(now, session, code, "control messages are not read");
                     }
                 }

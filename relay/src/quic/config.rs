@@ -155,7 +155,7 @@ pub fn server_tls(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     alpns: &[&[u8]],
-) -> Result<rustls::ServerConfig, ConfigError> {
+) -> Result<rustls::ServerConfig, rustls::Error> {
     let mut tls = rustls::ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
@@ -175,7 +175,7 @@ pub fn server_tls(
 pub fn client_tls(
     roots: rustls::RootCertStore,
     alpns: &[&[u8]],
-) -> Result<rustls::ClientConfig, ConfigError> {
+) -> Result<rustls::ClientConfig, rustls::Error> {
     let mut tls = rustls::ClientConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)

@@ -263,3 +263,30 @@ pub struct DriverStats {
     /// Control messages not taken because the peer reads too slowly.
     pub control_too_slow: u64,
 }
+
+impl std::ops::AddAssign for DriverStats {
+    fn add_assign(&mut self, other: Self) {
+        self.packets_in += other.packets_in;
+        self.bytes_in += other.bytes_in;
+        self.packets_out += other.packets_out;
+        self.bytes_out += other.bytes_out;
+        self.send_calls += other.send_calls;
+        self.receive_calls += other.receive_calls;
+        self.send_would_block += other.send_would_block;
+        self.send_failed += other.send_failed;
+        self.oversized += other.oversized;
+        self.foreign += other.foreign;
+        self.injected += other.injected;
+        self.datagram_full += other.datagram_full;
+        self.datagram_waited += other.datagram_waited;
+        self.handshakes += other.handshakes;
+        self.connected += other.connected;
+        self.handshakes_failed += other.handshakes_failed;
+        self.incoming_refused += other.incoming_refused;
+        self.incoming_full += other.incoming_full;
+        self.incoming_retried += other.incoming_retried;
+        self.datagrams_too_small += other.datagrams_too_small;
+        self.streams_refused += other.streams_refused;
+        self.control_too_slow += other.control_too_slow;
+    }
+}

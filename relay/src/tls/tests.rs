@@ -93,22 +93,6 @@ fn new_files_are_taken_and_bad_ones_are_not() {
 }
 
 #[test]
-fn a_session_resumes_across_a_reload() {
-    let dir = tempfile::tempdir().unwrap();
-    let pair = own_pair("a.example");
-    write(dir.path(), &pair);
-    let mut tls = Tls::load(&files(dir.path()), None).unwrap();
-    let first = Arc::clone(&tls.server().borrow());
-    handshake(first, tls.client(), "a.example").unwrap();
-    std::fs::write(dir.path().join("cert.pem"), format!("{}\n", pair.0)).unwrap();
-    assert_eq!(tls.reload(), Reload::Done);
-    let second = Arc::clone(&tls.server().borrow());
-    let client = handshake(second, tls.client(), "a.example").unwrap();
-    assert_eq!(client.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
-    assert_eq!(client.alpn_protocol(), Some(ALPN));
-}
-
-#[test]
 fn errors_name_the_key_and_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let load = || Tls::load(&files(dir.path()), None).unwrap_err().to_string();

@@ -9,7 +9,7 @@ mod resolve;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
@@ -22,6 +22,7 @@ use self::resolve::{Resolved, Resolver};
 use crate::clock::Clock;
 use crate::quic::sys::{Waiter, Waker};
 use crate::quic::{ConnId, Driver, Event};
+use crate::{metrics, observe};
 
 /// Messages from shards that are worked on in one turn.
 const MESSAGES_PER_TURN: usize = 1_024;
@@ -38,7 +39,7 @@ pub struct ShardLink {
     pub waker: Waker,
 }
 
-/// What control tells the rest of its process, once a second.
+/// What control tells the rest of its process, four times a second.
 #[derive(Debug, Default)]
 pub struct ControlReport {
     /// What the node looks like.
@@ -83,6 +84,7 @@ pub struct Control {
     draining: bool,
     stats: ControlReportStats,
     collected: Vec<u32>,
+    collect_seconds: ::metrics::Histogram,
     report_due: Instant,
 }
 
@@ -145,6 +147,7 @@ impl Control {
             draining: false,
             stats: ControlReportStats::default(),
             collected: Vec::new(),
+            collect_seconds: metrics::COLLECT_SECONDS.histogram(&[]),
             report_due: Instant::now(),
         }
     }
@@ -190,7 +193,7 @@ impl Control {
             uplinks.driver.flush(now);
         }
         if now >= self.report_due {
-            self.report_due = now + Duration::from_secs(1);
+            self.report_due = now + observe::EVERY;
             self.publish(now);
         }
         Ok(())
@@ -253,6 +256,7 @@ impl Control {
                 self.stats.spoken.0 += 1;
                 self.stats.spoken.1 += u64::from(frames);
                 self.collected.push(waited_us);
+                self.collect_seconds.record(f64::from(waited_us) / 1e6);
             }
         }
     }

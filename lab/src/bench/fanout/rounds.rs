@@ -161,7 +161,8 @@ impl Drop for Pause {
 }
 
 fn signal(pid: u32, name: &str) -> Result<()> {
-    let status = std::process::Command::new("kill").args(["-s", name, &pid.to_string()]).status()?;
+    let status =
+        std::process::Command::new("kill").args(["-s", name, &pid.to_string()]).status()?;
     if !status.success() {
         bail!("cannot send {name} to process {pid}");
     }

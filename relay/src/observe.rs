@@ -1,0 +1,201 @@
+//! What the threads report becomes readiness, `/topology` and metrics, four times a second.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use stentor_proto::node::{ControlStats, ShardStats};
+
+use crate::admin::AdminState;
+use crate::fanout::ShardReport;
+use crate::metrics::{self, Metric, Published};
+use crate::node::RunningNode;
+use crate::quic::DriverStats;
+use crate::uplink::{ControlReport, ControlReportStats};
+
+/// How often the threads' reports are read.
+pub const EVERY: Duration = Duration::from_millis(250);
+
+/// Reads the reports of a node's threads.
+pub struct Observer {
+    shards: Vec<Arc<ShardReport>>,
+    control: Arc<ControlReport>,
+    admin: Arc<AdminState>,
+    counters: BTreeMap<(&'static str, &'static str), Published>,
+}
+
+/// The sums over all shards.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    shard: ShardStats,
+    driver: DriverStats,
+    listeners: u32,
+    children: u32,
+    open: u32,
+    drop_foreign: u64,
+}
+
+impl Observer {
+    /// An observer of `node` that fills `admin`.
+    #[must_use]
+    pub fn new(node: &RunningNode, admin: Arc<AdminState>) -> Self {
+        let (shards, control) = (node.shards.clone(), node.control.clone());
+        Self { shards, control, admin, counters: BTreeMap::new() }
+    }
+
+    /// Observes for ever.
+    pub async fn run(mut self) -> Infallible {
+        let mut interval = tokio::time::interval(EVERY);
+        loop {
+            interval.tick().await;
+            self.observe();
+        }
+    }
+
+    /// Sessions at present, of any role.
+    #[must_use]
+    pub fn sessions(&self) -> u32 {
+        self.sums().open
+    }
+
+    fn observe(&mut self) {
+        let (sums, control) = (self.sums(), self.control.stats.load_full());
+        self.topology(&sums, &control);
+        self.publish(&sums, &control);
+    }
+
+    fn topology(&self, sums: &Sums, control: &ControlReportStats) {
+        let view = self.control.view.load();
+        let reason = view.not_ready.as_deref();
+        self.admin.set_has_parent(reason != Some("no parent"));
+        self.admin.set_full(reason == Some("full"));
+        let Ok(mut topology) = serde_json::to_value(&**view) else { return };
+        let ms = |us: u32| f64::from(us) / 1_000.0;
+        for (name, value) in [
+            ("ticks_in", json!(control.control.ticks)),
+            ("ticks_duplicate", json!(control.control.duplicate)),
+            ("ticks_lost", json!(control.control.lost)),
+            ("ticks_out", json!(sums.shard.offered)),
+            ("spoken_ticks", json!(control.spoken.0)),
+            ("spoken_frames", json!(control.spoken.1)),
+            ("collect_ms_p50", json!(ms(control.collect_us.0))),
+            ("collect_ms_p99", json!(ms(control.collect_us.1))),
+        ] {
+            topology[name] = value;
+        }
+        self.admin.set_topology(topology);
+    }
+
+    fn publish(&mut self, sums: &Sums, control: &ControlReportStats) {
+        let view = self.control.view.load();
+        metrics::SESSIONS.gauge(&["listener"]).set(f64::from(sums.listeners));
+        metrics::SESSIONS.gauge(&["relay"]).set(f64::from(sums.children));
+        metrics::SESSIONS.gauge(&["all"]).set(f64::from(sums.open));
+        metrics::LISTENERS_BELOW.gauge(&[]).set(view.listeners_below as f64);
+        metrics::ROOMS.gauge(&[]).set(view.rooms.len() as f64);
+        let up = view.parents.iter().filter(|parent| parent.up).count();
+        metrics::PARENTS.gauge(&[]).set(up as f64);
+        if let Some(level) = view.level {
+            metrics::LEVEL.gauge(&[]).set(f64::from(level));
+        }
+        for room in &view.rooms {
+            metrics::DELAY.gauge(&[]).set(room.delay_ms / 1_000.0);
+        }
+        self.publish_ticks(sums, &control.control);
+        self.publish_transport(&sums.driver);
+        self.publish_drops(sums, control);
+        let mut rooms: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for (_, cause, count) in &control.rooms {
+            *rooms.entry(cause).or_default() += count;
+        }
+        for (cause, count) in rooms {
+            self.count(&metrics::INGEST, cause, count);
+        }
+    }
+
+    fn publish_ticks(&mut self, sums: &Sums, control: &ControlStats) {
+        for (what, count) in [
+            ("passed", control.ticks),
+            ("duplicate", control.duplicate),
+            ("lost", control.lost),
+            ("repaired", control.repaired),
+            ("conflict", control.conflict),
+        ] {
+            self.count(&metrics::TICKS, what, count);
+        }
+        self.count(&metrics::REPAIRS, "requested", control.repair_requested);
+        self.count(&metrics::REPAIRS, "answered", sums.shard.repaired);
+        self.count(&metrics::TICK_DATAGRAMS, "", sums.shard.offered);
+        self.count(&metrics::BEACONS, "", sums.shard.beacons);
+        self.count(&metrics::JOINS, "joined", sums.shard.joined);
+        self.count(&metrics::JOINS, "refused", sums.shard.refused);
+        self.count(&metrics::JOINS, "left", sums.shard.left);
+        self.count(&metrics::UPLINKS, "opened", control.uplinks_opened);
+        self.count(&metrics::UPLINKS, "lost", control.uplinks_lost);
+    }
+
+    fn publish_transport(&mut self, driver: &DriverStats) {
+        self.count(&metrics::UDP_BYTES, "in", driver.bytes_in);
+        self.count(&metrics::UDP_BYTES, "out", driver.bytes_out);
+        self.count(&metrics::UDP_DATAGRAMS, "in", driver.packets_in);
+        self.count(&metrics::UDP_DATAGRAMS, "out", driver.packets_out);
+        self.count(&metrics::HANDSHAKES, "", driver.connected);
+    }
+
+    /// Every drop by its cause: the machines' counters that begin with `drop_`, the driver's, and
+    /// the queues'.
+    fn publish_drops(&mut self, sums: &Sums, control: &ControlReportStats) {
+        let machines = sums.shard.entries().chain(control.control.entries());
+        let drops: Vec<(&'static str, u64)> = machines
+            .filter_map(|(name, count)| Some((name.strip_prefix("drop_")?, count)))
+            .collect();
+        for (cause, count) in drops {
+            self.count(&metrics::DROPS, cause, count);
+        }
+        let driver = &sums.driver;
+        for (cause, count) in [
+            ("tick_queue", control.drop_tick_queue),
+            ("shard_queue", control.drop_shard_queue),
+            ("foreign_queue", sums.drop_foreign),
+            ("send_would_block", driver.send_would_block),
+            ("send_failed", driver.send_failed),
+            ("oversized", driver.oversized),
+            ("datagram_full", driver.datagram_full),
+            ("incoming_refused", driver.incoming_refused),
+            ("incoming_full", driver.incoming_full),
+            ("handshakes_failed", driver.handshakes_failed),
+            ("datagrams_too_small", driver.datagrams_too_small),
+            ("streams_refused", driver.streams_refused),
+            ("control_too_slow", driver.control_too_slow),
+            ("unknown_messages", sums.shard.unknown_messages),
+            ("bad_messages", control.control.bad_messages),
+            ("stale_messages", control.control.stale_messages),
+        ] {
+            self.count(&metrics::DROPS, cause, count);
+        }
+    }
+
+    /// Publishes a total; an empty label is none.
+    fn count(&mut self, metric: &'static Metric, label: &'static str, total: u64) {
+        let labels = [label];
+        let labels = if label.is_empty() { &[][..] } else { &labels[..] };
+        let counter = self.counters.entry((metric.name, label));
+        counter.or_insert_with(|| Published::new(metric, labels)).publish(total);
+    }
+
+    fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        for report in &self.shards {
+            let figures = report.figures();
+            sums.shard += figures.shard;
+            sums.driver += figures.driver;
+            sums.listeners += figures.carried.0;
+            sums.children += figures.carried.1;
+            sums.open += figures.carried.2;
+            sums.drop_foreign += report.drop_foreign.load(std::sync::atomic::Ordering::Relaxed);
+        }
+        sums
+    }
+}
