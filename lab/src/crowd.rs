@@ -67,6 +67,7 @@ pub struct Crowd {
     hellos: Vec<bytes::Bytes>,
     hello: usize,
     base: Option<u32>,
+    newest: u32,
     wanted: usize,
     opened: usize,
     under_way: usize,
@@ -121,6 +122,7 @@ impl Crowd {
             hello: 0,
             plan,
             base: None,
+            newest: 0,
             wanted: 0,
             opened: 0,
             under_way: 0,
@@ -200,6 +202,12 @@ impl Crowd {
     #[must_use]
     pub const fn datagrams(&self) -> u64 {
         self.datagrams
+    }
+
+    /// The newest tick that reached anyone.
+    #[must_use]
+    pub const fn newest(&self) -> u32 {
+        self.newest
     }
 
     /// Packets and bytes that the crowd's sockets received.
@@ -364,10 +372,11 @@ impl Crowd {
         let Some(reception) = member.reception.as_mut() else { return };
         let (base, ticks) = (&mut self.base, &mut member.ticks);
         let note = self.keep_arrivals && conn.0.is_multiple_of(SAMPLE);
-        let arrivals = &mut self.arrivals;
+        let (arrivals, newest) = (&mut self.arrivals, &mut self.newest);
         let mut any = false;
         reception.datagram(time, bytes, |record, replay| {
             any = true;
+            *newest = record.number.max(*newest);
             mark(ticks, *base.get_or_insert(record.number.saturating_sub(100)), record.number);
             if note && !replay {
                 arrivals.push((record.number, received_ns));

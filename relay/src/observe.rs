@@ -68,6 +68,10 @@ impl Observer {
 
     fn topology(&self, sums: &Sums, control: &ControlReportStats) {
         let view = self.control.view.load();
+        // Control has not reported yet: what it will say is not known.
+        if view.node.is_empty() {
+            return;
+        }
         let reason = view.not_ready.as_deref();
         self.admin.set_has_parent(reason != Some("no parent"));
         self.admin.set_full(reason == Some("full"));

@@ -1,1 +1,1 @@
-//! Placeholder.
+//! Tests of the whole: real QUIC over loopback, real processes, a stranger's client.

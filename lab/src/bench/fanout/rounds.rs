@@ -98,13 +98,13 @@ fn measure(rig: &mut Rig, speakers: usize, time: Duration) -> Result<Round> {
     rig.choir.check()?;
     let spoken = spoken(&rig.bed.origin)?;
     let (packets, bytes) = rig.crowd.input();
-    let newest = newest(&rig.bed.relays[0], "bench")?;
+    let newest = rig.crowd.newest();
     let relay = &rig.bed.relays[0];
     let (started, before) = (Instant::now(), relay.cpu_seconds()?);
     rig.crowd.listen(time)?;
     let relay = &rig.bed.relays[0];
     let (after, elapsed) = (relay.cpu_seconds()?, started.elapsed());
-    let last = self::newest(relay, "bench")?;
+    let last = rig.crowd.newest();
     let (packets_after, bytes_after) = rig.crowd.input();
     // The last ticks are still on their way, or are being repaired.
     rig.crowd.listen(Duration::from_millis(400))?;
@@ -126,14 +126,6 @@ fn measure(rig: &mut Rig, speakers: usize, time: Duration) -> Result<Round> {
         frames_per_tick: (spoken_after.1 - spoken.1) / (spoken_after.0 - spoken.0).max(1.0),
         ticks_per_s: ticks / elapsed.as_secs_f64(),
     })
-}
-
-/// The newest tick of a room at a node, asked at this moment.
-pub(super) fn newest(node: &Node, room: &str) -> Result<u32> {
-    let topology = node.topology()?;
-    let rooms = topology["rooms"].as_array().context("the node names no rooms")?;
-    let found = rooms.iter().find(|r| r["room"] == room).context("the node lacks the room")?;
-    found["newest"].as_u64().and_then(|n| u32::try_from(n).ok()).context("no newest tick")
 }
 
 /// Ticks with frames, and frames in them, at the origin.
