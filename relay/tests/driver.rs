@@ -1,4 +1,5 @@
 //! The driver over real UDP on loopback.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod rig;
 
@@ -283,7 +284,7 @@ fn a_slow_reader_of_control_is_named() {
         }
     };
     assert_eq!(error, SendControlError::TooSlow);
-    assert!(taken >= CONTROL_BACKLOG_BYTES && taken <= 3 * CONTROL_BACKLOG_BYTES);
+    assert!((CONTROL_BACKLOG_BYTES..=3 * CONTROL_BACKLOG_BYTES).contains(&taken));
     rig::until([&mut server, &mut client], |[_, client]| client.bytes_of_control() == taken);
 }
 
@@ -336,4 +337,27 @@ fn a_connection_that_fails_says_why() {
     );
     rig::until([&mut server, &mut client], |[server, _]| server.driver.is_idle());
     assert_eq!(server.driver.stats().handshakes_failed, 1);
+}
+
+#[test]
+fn a_host_with_several_addresses_answers_from_the_one_it_was_asked_on() {
+    let rig = Rig::new();
+    let mut server = rig.server("0.0.0.0:0");
+    let mut client = rig.client("127.0.0.1:0");
+    let port = server.address().port();
+    // The routing table would answer from 127.0.0.1 in both cases; a client takes packets from the
+    // address that it connected to alone.
+    for address in [[127, 0, 0, 1], [127, 0, 0, 5]] {
+        client.connect(&rig, (address, port).into());
+    }
+    rig::until([&mut server, &mut client], |[server, client]| {
+        server.connected.len() == 2 && client.connected.len() == 2
+    });
+    let conns: Vec<_> = server.connected.iter().map(|(conn, ..)| *conn).collect();
+    for round in 1..=3 {
+        for &conn in &conns {
+            assert_eq!(server.datagram(conn, b"tick"), Outcome::Sent);
+        }
+        rig::until([&mut server, &mut client], |[_, client]| client.datagrams.len() == 2 * round);
+    }
 }

@@ -1,18 +1,20 @@
 //! One connection: quinn-proto's state machine, its control stream, and what the driver notes of it.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn_proto::crypto::rustls::HandshakeData;
 use quinn_proto::{
     Connection, Dir, Event as ProtoEvent, ReadError, SendDatagramError, Side, StreamEvent,
-    StreamId, VarInt, WriteError,
+    StreamId, Transmit, VarInt, WriteError,
 };
 use stentor_proto::limits::{CONTROL_BACKLOG_BYTES, PEER_DATAGRAM_BYTES};
 use stentor_proto::wire::CloseCode;
 
 use super::event::{CloseReason, ClosedBy, ConnId, DriverStats, Event, Outcome, SendControlError};
+use super::sys::{Marks, SourceProbe};
 
 /// What connections report to their driver.
 #[derive(Default)]
@@ -52,6 +54,10 @@ pub(super) struct Entry {
     backlog_bytes: usize,
     /// `send_buffer_space()` of an empty datagram buffer.
     empty_space: usize,
+    /// The peer address towards which the routing table chooses this connection's source by itself.
+    routed_to: Option<SocketAddr>,
+    /// When that is looked at next.
+    route_check: Option<Instant>,
 }
 
 impl Entry {
@@ -71,6 +77,8 @@ impl Entry {
             backlog: VecDeque::new(),
             backlog_bytes: 0,
             empty_space,
+            routed_to: None,
+            route_check: None,
         }
     }
 
@@ -137,6 +145,31 @@ impl Entry {
             if self.state == State::Open {
                 outbox.events.push_back(Event::Unblocked { conn });
             }
+        }
+    }
+
+    /// The marks of one of this connection's packets: its source is named only where the routing
+    /// table would choose another.
+    #[inline]
+    pub(super) fn marks(&self, transmit: &Transmit) -> Marks {
+        let mut marks = marks(transmit);
+        if self.routed_to == Some(transmit.destination) {
+            marks.source = None;
+        }
+        marks
+    }
+
+    /// Asks the routing table about this connection's path, when it is established and then once in
+    /// [`ROUTE_CHECK`]; any packet or timeout of the connection leads here.
+    #[inline]
+    pub(super) fn check_source(&mut self, now: Instant, probe: &mut SourceProbe) {
+        if self.state == State::Open && self.route_check.is_none_or(|at| at <= now) {
+            self.route_check = Some(now + ROUTE_CHECK);
+            let peer = self.quic.remote_address();
+            self.routed_to = match (self.quic.local_ip(), probe.source_to(peer)) {
+                (Some(local), Ok(source)) if local == source => Some(peer),
+                _ => None,
+            };
         }
     }
 
@@ -329,3 +362,12 @@ impl Entry {
         self.backlog_bytes = 0;
     }
 }
+
+/// The marks that quinn-proto wants on a packet.
+#[inline]
+pub(super) fn marks(transmit: &Transmit) -> Marks {
+    Marks { ecn: transmit.ecn.map_or(0, |ecn| ecn as u8), source: transmit.src_ip }
+}
+
+/// How long a route is taken to stay as it is.
+const ROUTE_CHECK: Duration = Duration::from_secs(5);

@@ -38,8 +38,6 @@ pub struct DriverSettings {
     pub handshakes_per_turn: usize,
     /// With this many handshakes under way, clients prove their address first (Retry).
     pub retry_above: usize,
-    /// The ECN bits that the socket marks by itself (`BindOptions::ecn`).
-    pub socket_ecn: u8,
 }
 
 impl DriverSettings {
@@ -55,7 +53,6 @@ impl DriverSettings {
             connections: SESSIONS_PER_SHARD as usize,
             handshakes_per_turn: HANDSHAKES_PER_TURN,
             retry_above: usize::MAX,
-            socket_ecn: 0,
         }
     }
 
@@ -71,7 +68,6 @@ impl DriverSettings {
             connections: SESSIONS_PER_SHARD as usize,
             handshakes_per_turn: 0,
             retry_above: usize::MAX,
-            socket_ecn: 0,
         }
     }
 }

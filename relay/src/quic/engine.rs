@@ -19,10 +19,10 @@ use quinn_proto::{
 use stentor_proto::limits::INCOMING;
 
 use super::cid::CID_BYTES;
-use super::connection::{Entry, Outbox};
+use super::connection::{Entry, Outbox, marks};
 use super::driver::DriverSettings;
 use super::event::{ConnId, ConnectError, Event, Outcome, Packet, SendControlError};
-use super::sys::{Arrival, Marks, SendBatch, family};
+use super::sys::{Arrival, SendBatch, SourceProbe, family, mark_ecn};
 use super::timers::Timers;
 
 /// Everything of a driver but its receive buffers, which packets are borrowed from.
@@ -38,6 +38,7 @@ pub(super) struct Engine {
     due: Vec<u32>,
     pub(super) timers: Timers,
     batch: SendBatch,
+    probe: SourceProbe,
     pub(super) outbox: Outbox,
     pub(super) incoming: VecDeque<Incoming>,
     pub(super) refuse_new: bool,
@@ -49,7 +50,7 @@ impl Engine {
         settings: DriverSettings,
         now: Instant,
     ) -> io::Result<Self> {
-        let batch = SendBatch::new(family(&socket)?, settings.socket_ecn);
+        let batch = batch_for(&socket)?;
         let endpoint = settings.endpoint.clone();
         Ok(Self {
             any_address: socket.local_addr()?.ip().is_unspecified(),
@@ -62,6 +63,7 @@ impl Engine {
             due: Vec::new(),
             timers: Timers::new(now),
             batch,
+            probe: SourceProbe::default(),
             outbox: Outbox::default(),
             incoming: VecDeque::new(),
             refuse_new: false,
@@ -69,7 +71,7 @@ impl Engine {
     }
 
     pub(super) fn rebind(&mut self, socket: UdpSocket) -> io::Result<()> {
-        let batch = SendBatch::new(family(&socket)?, self.settings.socket_ecn);
+        let batch = batch_for(&socket)?;
         self.any_address = socket.local_addr()?.ip().is_unspecified();
         self.batch = batch;
         self.socket = socket;
@@ -178,7 +180,7 @@ impl Engine {
         // dirty, and leaves at the next flush.
         let slot = self.batch.slot();
         if let Some(transmit) = entry.quic.poll_transmit(now, 1, slot) {
-            self.batch.commit(transmit.destination, marks(&transmit));
+            self.batch.commit(transmit.destination, entry.marks(&transmit));
             if entry.datagrams_left() {
                 self.timers.set(conn.0, entry.quic.poll_timeout());
                 return Outcome::Sent;
@@ -330,6 +332,9 @@ impl Engine {
             }
         }
         entry.poll(now, ConnId(index), received_ns, &mut self.outbox);
+        if self.any_address {
+            entry.check_source(now, &mut self.probe);
+        }
         match entry.drained {
             true => self.release(index),
             false => self.mark(index),
@@ -348,7 +353,7 @@ impl Engine {
             let Some(transmit) = entry.quic.poll_transmit(now, 1, self.batch.slot()) else {
                 break;
             };
-            self.batch.commit(transmit.destination, marks(&transmit));
+            self.batch.commit(transmit.destination, entry.marks(&transmit));
         }
         entry.transmitted(ConnId(index), &mut self.outbox);
         self.timers.set(index, entry.quic.poll_timeout());
@@ -410,6 +415,13 @@ impl Drop for Engine {
     }
 }
 
+/// A batch for a socket that marks packets ECT(0) by itself, as quinn-proto wants nearly all.
+fn batch_for(socket: &UdpSocket) -> io::Result<SendBatch> {
+    let ecn = EcnCodepoint::Ect0 as u8;
+    mark_ecn(socket, ecn)?;
+    Ok(SendBatch::new(family(socket)?, ecn))
+}
+
 fn send_batch(socket: &UdpSocket, batch: &mut SendBatch, outbox: &mut Outbox) {
     let flushed = batch.flush(socket.as_fd());
     let stats = &mut outbox.stats;
@@ -418,11 +430,6 @@ fn send_batch(socket: &UdpSocket, batch: &mut SendBatch, outbox: &mut Outbox) {
     stats.send_calls += flushed.calls as u64;
     stats.send_would_block += flushed.would_block as u64;
     stats.send_failed += flushed.failed as u64;
-}
-
-#[inline]
-fn marks(transmit: &Transmit) -> Marks {
-    Marks { ecn: transmit.ecn.map_or(0, |ecn| ecn as u8), source: transmit.src_ip }
 }
 
 fn index(handle: ConnectionHandle) -> u32 {

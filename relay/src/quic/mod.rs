@@ -16,6 +16,7 @@ mod connection;
 mod driver;
 mod engine;
 mod event;
+mod patience;
 pub mod sys;
 mod timers;
 

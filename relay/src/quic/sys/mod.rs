@@ -19,9 +19,11 @@ mod address;
 mod receive;
 mod send;
 mod socket;
+mod source;
 mod wait;
 
 pub use receive::{Arrival, ReceiveBatch};
 pub use send::{Flushed, Marks, SendBatch};
-pub use socket::{BindOptions, Family, bind, family};
+pub use socket::{BindOptions, Family, bind, family, mark_ecn};
+pub use source::SourceProbe;
 pub use wait::{Waiter, Waker, Woken, pin_to_core, thread_cpu_time};

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// The address family of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +25,13 @@ pub struct BindOptions {
     pub receive_bytes: usize,
     /// Send buffer asked for (bytes); the kernel grants what its limit allows.
     pub send_bytes: usize,
-    /// The ECN bits on every packet that is not marked otherwise.
-    pub ecn: u8,
 }
 
 impl Default for BindOptions {
     /// Buffers for a burst of 4,000 small packets (a packet of 136 bytes takes about 768 in the
-    /// kernel), and no ECN mark.
+    /// kernel).
     fn default() -> Self {
-        Self { reuse_port: false, receive_bytes: 4 << 20, send_bytes: 4 << 20, ecn: 0 }
+        Self { reuse_port: false, receive_bytes: 4 << 20, send_bytes: 4 << 20 }
     }
 }
 
@@ -66,6 +64,19 @@ pub fn family(socket: &UdpSocket) -> io::Result<Family> {
     })
 }
 
+/// Sets the ECN bits (RFC 3168) of every packet that is not marked otherwise.
+///
+/// # Errors
+/// When the kernel refuses the option.
+pub fn mark_ecn(socket: &UdpSocket, ecn: u8) -> io::Result<()> {
+    let reference = SockRef::from(socket);
+    reference.set_tos_v4(ecn.into())?;
+    match family(socket)? {
+        Family::V4 => Ok(()),
+        Family::V6 => reference.set_tclass_v6(ecn.into()),
+    }
+}
+
 fn open(address: SocketAddr, options: BindOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     let v6 = address.is_ipv6();
@@ -82,13 +93,11 @@ fn open(address: SocketAddr, options: BindOptions) -> io::Result<Socket> {
     // Beyond that limit only a privileged process may go; any other keeps what it was granted.
     let _ = set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, clamp(options.receive_bytes));
     let _ = set(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, clamp(options.send_bytes));
-    socket.set_tos_v4(options.ecn.into())?;
     socket.set_recv_tos_v4(true)?;
     set(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
     set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
     set(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
     if v6 {
-        socket.set_tclass_v6(options.ecn.into())?;
         socket.set_recv_tclass_v6(true)?;
         set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
         set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
@@ -137,8 +146,8 @@ mod tests {
     /// Sends three packets from a socket on `from` to one on `to` and checks what arrives.
     fn exchange(to: &str, from: &str, target: IpAddr) {
         let receiver = bind(to.parse().unwrap(), BindOptions::default()).unwrap();
-        let options = BindOptions { ecn: 2, ..BindOptions::default() };
-        let sender = bind(from.parse().unwrap(), options).unwrap();
+        let sender = bind(from.parse().unwrap(), BindOptions::default()).unwrap();
+        mark_ecn(&sender, 2).unwrap();
         let target = SocketAddr::new(target, receiver.local_addr().unwrap().port());
         let mut batch = SendBatch::new(family(&sender).unwrap(), 2);
         batch.push(target, b"marked by the socket");
