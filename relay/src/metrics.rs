@@ -272,10 +272,10 @@ mod tests {
         first.publish(10);
         first.publish(25);
         second.publish(5);
-        HOP_SECONDS.histogram(&[]).record(0.003);
+        COLLECT_SECONDS.histogram(&[]).record(0.003);
         let text = handle.render();
         assert!(text.contains("stentor_drops_total{cause=\"test\"} 30"), "{text}");
         assert!(text.contains("# HELP stentor_drops_total Everything that"), "{text}");
-        assert!(text.contains("stentor_hop_seconds_bucket{le=\"0.005\"} 1"), "{text}");
+        assert!(text.contains("stentor_collect_seconds_bucket{le=\"0.005\"} 1"), "{text}");
     }
 }

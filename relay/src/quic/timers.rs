@@ -4,8 +4,9 @@
 //! entry for each connection and leaves it where it is when the deadline moves away; when the entry
 //! comes up too early it is put where the deadline has gone meanwhile. So a datagram every 20 ms
 //! costs one comparison, and what is compared lies in a compact table, not in the connection.
+//!
+//! A slot is a list through the table itself, so that entering one allocates nothing.
 
-use std::mem;
 use std::time::{Duration, Instant};
 
 /// The wheel.
@@ -13,20 +14,22 @@ pub(super) struct Timers {
     base: Instant,
     /// The last millisecond whose slot was emptied.
     current: u64,
-    slots: Vec<Vec<u32>>,
+    /// The first entry of each slot.
+    slots: Vec<u32>,
     /// One bit for each slot that holds entries.
     filled: [u64; SLOTS / 64],
     table: Vec<Timer>,
-    /// Entries that are being looked at, kept for its capacity.
-    scratch: Vec<u32>,
 }
 
 /// One connection's timer, in milliseconds since `base`.
 #[derive(Clone, Copy)]
 struct Timer {
     deadline: u64,
-    /// Where its valid entry is; entries elsewhere are left from earlier and mean nothing.
+    /// The millisecond whose slot holds its entry.
     entry: u64,
+    /// Its neighbours in that slot's list.
+    next: u32,
+    previous: u32,
 }
 
 impl Timers {
@@ -34,10 +37,9 @@ impl Timers {
         Self {
             base: now,
             current: 0,
-            slots: vec![Vec::new(); SLOTS],
+            slots: vec![NONE; SLOTS],
             filled: [0; SLOTS / 64],
             table: Vec::new(),
-            scratch: Vec::new(),
         }
     }
 
@@ -46,12 +48,13 @@ impl Timers {
     pub(super) fn set(&mut self, index: u32, deadline: Option<Instant>) {
         let deadline = deadline.map_or(NEVER, |at| self.millis_up(at));
         if index as usize >= self.table.len() {
-            let never = Timer { deadline: NEVER, entry: NEVER };
+            let never = Timer { deadline: NEVER, entry: NEVER, next: NONE, previous: NONE };
             self.table.resize(index as usize + 1, never);
         }
         let timer = &mut self.table[index as usize];
         timer.deadline = deadline;
         if deadline < timer.entry {
+            self.leave(index);
             self.enter(index, deadline);
         }
     }
@@ -60,20 +63,22 @@ impl Timers {
     pub(super) fn expire(&mut self, now: Instant, due: &mut Vec<u32>) {
         let now = millis(now.saturating_duration_since(self.base));
         // One turn of the wheel visits every slot.
-        let to = now.min(self.current + SLOTS as u64);
-        let mut entries = mem::take(&mut self.scratch);
-        for tick in self.current + 1..=to {
+        let (from, to) = (self.current + 1, now.min(self.current + SLOTS as u64));
+        self.current = self.current.max(now);
+        for tick in from..=to {
             let slot = (tick % SLOTS as u64) as usize;
-            if self.filled[slot / 64] & (1 << (slot % 64)) != 0 {
-                self.filled[slot / 64] &= !(1 << (slot % 64));
-                entries.append(&mut self.slots[slot]);
+            if self.filled[slot / 64] & (1 << (slot % 64)) == 0 {
+                continue;
+            }
+            // Taken off first: an entry that is put back may come into the same slot.
+            self.filled[slot / 64] &= !(1 << (slot % 64));
+            let mut index = std::mem::replace(&mut self.slots[slot], NONE);
+            while index != NONE {
+                let next = self.table[index as usize].next;
+                self.visit(index, now, due);
+                index = next;
             }
         }
-        self.current = self.current.max(now);
-        for index in entries.drain(..) {
-            self.visit(index, now, due);
-        }
-        self.scratch = entries;
     }
 
     /// When [`expire`](Self::expire) is to be called next: not after the first deadline.
@@ -94,11 +99,9 @@ impl Timers {
         None
     }
 
+    /// An entry whose slot has come up: due, or put where its deadline has gone.
     fn visit(&mut self, index: u32, now: u64, due: &mut Vec<u32>) {
         let timer = &mut self.table[index as usize];
-        if timer.entry > now {
-            return;
-        }
         timer.entry = NEVER;
         match timer.deadline {
             NEVER => {}
@@ -114,9 +117,33 @@ impl Timers {
     fn enter(&mut self, index: u32, deadline: u64) {
         let at = deadline.clamp(self.current + 1, self.current + SLOTS as u64 - 1);
         let slot = (at % SLOTS as u64) as usize;
-        self.slots[slot].push(index);
+        let first = std::mem::replace(&mut self.slots[slot], index);
         self.filled[slot / 64] |= 1 << (slot % 64);
-        self.table[index as usize].entry = at;
+        let timer = &mut self.table[index as usize];
+        (timer.entry, timer.next, timer.previous) = (at, first, NONE);
+        if first != NONE {
+            self.table[first as usize].previous = index;
+        }
+    }
+
+    /// Takes an entry out of its slot, if it is in one.
+    fn leave(&mut self, index: u32) {
+        let Timer { entry, next, previous, .. } = self.table[index as usize];
+        if entry == NEVER {
+            return;
+        }
+        if next != NONE {
+            self.table[next as usize].previous = previous;
+        }
+        if previous != NONE {
+            self.table[previous as usize].next = next;
+            return;
+        }
+        let slot = (entry % SLOTS as u64) as usize;
+        self.slots[slot] = next;
+        if next == NONE {
+            self.filled[slot / 64] &= !(1 << (slot % 64));
+        }
     }
 
     fn millis_up(&self, at: Instant) -> u64 {
@@ -132,6 +159,8 @@ fn millis(duration: Duration) -> u64 {
 /// Milliseconds that the wheel spans; a deadline further ahead is looked at once a turn.
 const SLOTS: usize = 1_024;
 const NEVER: u64 = u64::MAX;
+/// No connection.
+const NONE: u32 = u32::MAX;
 
 #[cfg(test)]
 mod tests {
