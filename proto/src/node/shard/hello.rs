@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Greeting, NodeShard};
 use crate::fanout::{Class, SessionIx};
 use crate::node::messages::ToControl;
-use crate::session::{SessionKey, State, Step};
+use crate::session::{Budget, SessionKey, State, Step};
 use crate::token::Claims;
 use crate::wire::{
     ClientMessage, Close, CloseCode, FEATURES, Hello, Load, Role, ServerMessage, Subscribed,
@@ -118,7 +118,7 @@ impl NodeShard {
         self.deadline(key, Some(token_expires.map_or(join_by, |at| at.min(join_by))));
         match hello.role {
             Role::Relay => {
-                self.relay_joined(key, hello, token_expires);
+                self.relay_joined(now, key, hello, token_expires);
                 Ok(())
             }
             role if role.speaks() => {
@@ -165,6 +165,16 @@ impl NodeShard {
                 self.waiting.remove(room);
             }
         }
+    }
+
+    /// A child relay may wait for many rooms.
+    pub(super) fn forget_waiting_everywhere(&mut self, key: SessionKey) {
+        for waiting in self.waiting.values_mut() {
+            let before = waiting.len();
+            waiting.retain(|&k| k != key);
+            self.waiting_count -= before - waiting.len();
+        }
+        self.waiting.retain(|_, waiting| !waiting.is_empty());
     }
 
     /// Lets a listener in: welcome, place in the fan-out, the last ticks.
@@ -219,10 +229,17 @@ impl NodeShard {
         self.replay(now, key.ix, at, greeting.playout, greeting.last);
     }
 
-    fn relay_joined(&mut self, key: SessionKey, hello: Hello, expires: Option<Time>) {
+    fn relay_joined(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        hello: Hello,
+        expires: Option<Time>,
+    ) {
         let Some(session) = self.by_key(key) else {
             return;
         };
+        session.messages = Budget::new(limits::CHILD_CONTROL_PER_S, now);
         session.state = session.state.after(Step::Join).unwrap_or(State::Closed);
         session.greeting = None;
         let info = hello.relay;
@@ -300,8 +317,12 @@ impl NodeShard {
     }
 
     fn unsubscribe(&mut self, ix: SessionIx, room: &str) {
-        let Some(&at) = self.by_name.get(room) else {
+        let relay = self.session_mut(ix).filter(|session| session.role == Role::Relay);
+        let Some(key) = relay.map(|session| session.key) else {
             return;
+        };
+        let Some(&at) = self.by_name.get(room) else {
+            return self.forget_waiting(room, key);
         };
         let Some(session) = self.session_mut(ix) else {
             return;
