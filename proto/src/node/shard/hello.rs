@@ -55,7 +55,7 @@ impl NodeShard {
             None => None,
         };
         if let Some(claims) = &claims {
-            claims_allow(claims, &hello)?;
+            claims.allow(&hello.room, hello.role)?;
         } else if hello.role != Role::Listener
             && !(hello.role == Role::Relay && self.settings.open_relays)
         {
@@ -72,7 +72,7 @@ impl NodeShard {
     /// Verifies a token, or finds it verified before.
     fn verify(&mut self, now: Time, token: &str) -> Result<Claims, Close> {
         let unix_s = (self.settings.unix_us_at_zero + now.as_micros()) / 1_000_000;
-        if let Some(claims) = self.tokens.get(token).filter(|claims| claims.exp > unix_s) {
+        if let Some(claims) = self.tokens.get(token).filter(|claims| claims.ends() > unix_s) {
             return Ok(claims.clone());
         }
         let claims = self.verifier.verify(token, unix_s)?;
@@ -91,7 +91,7 @@ impl NodeShard {
         claims: Option<Claims>,
     ) -> Result<(), Close> {
         let anonymous = claims.is_none();
-        let token_expires = claims.as_ref().map(|c| self.time_of(c.exp));
+        let token_expires = claims.as_ref().map(|c| self.time_of(c.ends()));
         let seed = self.settings.seed;
         let Some(session) = self.session_mut(ix) else {
             return Ok(());
@@ -403,21 +403,6 @@ fn check_hello(hello: &Hello, origin: bool) -> Result<(), Close> {
             CloseCode::Protocol,
             "the relay's name or address is empty or too long",
         ));
-    }
-    Ok(())
-}
-
-/// Whether a token allows what the hello asks for. A role of the stage may also listen.
-fn claims_allow(claims: &Claims, hello: &Hello) -> Result<(), Close> {
-    let role =
-        claims.role == hello.role || (hello.role == Role::Listener && claims.role != Role::Relay);
-    if !role {
-        let (has, asks) = (claims.role.name(), hello.role.name());
-        let reason = format!("the token is for the role {has}, not for {asks}");
-        return Err(Close::new(CloseCode::TokenRole, reason));
-    }
-    if hello.role != Role::Relay && claims.room != hello.room {
-        return Err(Close::new(CloseCode::TokenRoom, "the token is for another room"));
     }
     Ok(())
 }
