@@ -8,6 +8,7 @@
 mod machines;
 mod mutate;
 mod nodes;
+mod token;
 mod wire;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 pub use machines::{planner, reception, room, window};
 pub use mutate::Mutator;
 pub use nodes::{origin, relay, shard};
+pub use token::token;
 pub use wire::{control, datagram, frames, record};
 
 /// A named property of bytes.
@@ -34,7 +36,8 @@ macro_rules! targets {
 }
 
 targets![
-    datagram, frames, record, control, window, reception, room, planner, shard, relay, origin,
+    datagram, frames, record, control, token, window, reception, room, planner, shard, relay,
+    origin,
 ];
 
 impl Target {

@@ -60,7 +60,9 @@ fn note() {
         return;
     }
     let trace = Backtrace::force_capture().to_string();
-    if !trace.contains("quinn_proto::") && std::env::var("SHOW").is_ok() { eprintln!("TRACE {trace}"); }
+    if !trace.contains("quinn_proto::") && std::env::var("SHOW").is_ok() {
+        eprintln!("TRACE {trace}");
+    }
     let counter = if trace.contains("quinn_proto::") { &QUINN } else { &OURS };
     counter.with(|count| count.set(count.get() + 1));
     TRACING.with(|tracing| tracing.set(true));

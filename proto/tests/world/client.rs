@@ -7,12 +7,14 @@ use bytes::Bytes;
 use stentor_proto::Time;
 use stentor_proto::receive::Reception;
 use stentor_proto::speech::SpeechSender;
+use stentor_proto::token::{Claims, Signer};
 use stentor_proto::wire::{
-    ClientMessage, Close, CloseCode, ControlDecoder, Framing, Hello, Role, RoomState,
-    ServerMessage, SpeechFrame, Subscribed, SpeechRequest, encode_control, frames,
+    ClientMessage, Close, CloseCode, ControlDecoder, Datagram, Framing, Hello, Role, RoomState,
+    ServerMessage, SpeechFrame, Subscribed, encode_control, frames,
 };
 
 use super::link::Conn;
+use super::node::UNIX_S;
 
 pub fn hello(role: Role, room: &str) -> Hello {
     Hello {
@@ -126,7 +128,8 @@ pub struct Speaker {
     pub conn: Conn,
     pub identity: String,
     pub room: String,
-    pub sender: Option<(u32, SpeechSender)>,
+    decoder: ControlDecoder,
+    sender: Option<SpeechSender>,
     pub slot: u16,
     pub talks: bool,
     pub closed: Option<CloseCode>,
@@ -142,6 +145,7 @@ impl Speaker {
             conn,
             identity: identity.into(),
             room: room.into(),
+            decoder: ControlDecoder::default(),
             sender: None,
             slot: 0,
             talks: true,
@@ -151,10 +155,42 @@ impl Speaker {
         }
     }
 
-    pub fn joined(&mut self, now: Time, room: u32, slot: u16) {
-        self.sender = Some((room, SpeechSender::new(Framing::Quic, slot)));
-        self.slot = slot;
-        self.next = now;
+    /// The hello, with a token of the signer whose key the origin publishes.
+    pub fn hello(&self, signer: &Signer) -> Bytes {
+        let claims = Claims {
+            sub: self.identity.clone(),
+            room: self.room.clone(),
+            role: Role::Speaker,
+            exp: UNIX_S + 3_600,
+            iat: UNIX_S,
+            jti: self.identity.clone(),
+            nbf: None,
+            iss: None,
+            name: None,
+        };
+        let token = Some(signer.sign(&claims).unwrap());
+        let hello = Hello { token, ..hello(Role::Speaker, &self.room) };
+        encode_control(&ClientMessage::Hello(hello))
+    }
+
+    pub fn control(&mut self, now: Time, bytes: &[u8]) {
+        self.decoder.push(bytes);
+        while let Some(message) = self.decoder.next_message().unwrap() {
+            if let ServerMessage::Welcome(welcome) = message {
+                self.slot = welcome.slot.unwrap();
+                self.sender = Some(SpeechSender::new(Framing::Quic, self.slot));
+                self.next = now;
+            }
+        }
+    }
+
+    /// Takes a datagram; what is returned is to be sent.
+    pub fn datagram(&mut self, bytes: Bytes) -> Option<Bytes> {
+        match Datagram::parse(bytes).unwrap() {
+            Datagram::SpeechRequest(request) => self.sender.as_mut()?.answer(&request),
+            // What the speaker hears of the room is a listener's part.
+            _ => None,
+        }
     }
 
     pub fn timeout(&self) -> Time {
@@ -164,7 +200,7 @@ impl Speaker {
     /// The datagram with the next frame, when it is due.
     pub fn frame(&mut self, now: Time) -> Option<Bytes> {
         let due = self.timeout() <= now;
-        let (_, sender) = self.sender.as_mut().filter(|_| due)?;
+        let sender = self.sender.as_mut().filter(|_| due)?;
         self.next = now + FRAME;
         self.seq += 1;
         let mut opus = vec![self.seq as u8; 40];
@@ -172,9 +208,5 @@ impl Speaker {
         opus[0] = 31 << 3;
         let frame = SpeechFrame { seq: self.seq, level: 40, voice: true, opus: opus.into() };
         Some(sender.push(frame))
-    }
-
-    pub fn answer(&mut self, request: &SpeechRequest) -> Option<Bytes> {
-        self.sender.as_mut()?.1.answer(request)
     }
 }

@@ -10,17 +10,15 @@ use std::time::Duration;
 
 use stentor_proto::Time;
 use stentor_proto::fanout::SessionIx;
-use stentor_proto::node::{LinkId, NodeView, Tick, ToControl, ToShard};
-use stentor_proto::session::SessionKey;
-use stentor_proto::wire::{Close, CloseCode, Datagram, Role};
+use stentor_proto::node::{LinkId, NodeView, Tick};
+use stentor_proto::token::{Signer, private_pem};
+use stentor_proto::wire::{Close, CloseCode};
 
 pub use self::client::{Listener, Speaker};
 use self::link::{Conn, End, Links, Packet, What};
 pub use self::node::Node;
 use self::node::Out;
 
-/// The shard that a stage session seems to be on: it reaches control without a shard between.
-pub const STAGE: u16 = u16::MAX;
 /// Rounds of one instant after which the world takes a machine for one that spins.
 const ROUNDS: u32 = 1_000;
 
@@ -65,7 +63,6 @@ enum Accepter {
     /// Under way.
     Nobody,
     Session(u16, SessionIx),
-    Stage(SessionKey),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +77,7 @@ struct Connection {
 pub struct World {
     pub now: Time,
     setup: Setup,
+    signer: Signer,
     links: Links,
     connections: Vec<Connection>,
     pub nodes: Vec<Node>,
@@ -93,12 +91,14 @@ impl World {
     /// A world with an origin, which is node 0.
     pub fn new(setup: Setup) -> Self {
         let now = Time::from_millis(1_000);
+        let signer = Signer::from_pkcs8_pem(&private_pem([1; 32]), None).unwrap();
         let mut world = Self {
             now,
             setup,
             links: Links::new(setup.delay, setup.loss_permille, setup.seed),
             connections: Vec::new(),
-            nodes: vec![Node::origin(&setup, now)],
+            nodes: vec![Node::origin(&setup, &signer, now)],
+            signer,
             listeners: Vec::new(),
             speakers: Vec::new(),
             ticks: BTreeMap::new(),
@@ -171,7 +171,7 @@ impl World {
         self.kill(0);
         self.setup = setup;
         self.ticks.clear();
-        self.nodes[0] = Node::origin(&setup, self.now);
+        self.nodes[0] = Node::origin(&setup, &self.signer, self.now);
         self.pump(0);
     }
 
@@ -289,11 +289,6 @@ impl World {
                 self.nodes[connection.node].handle_closed(now, shard, ix);
                 self.pump(connection.node);
             }
-            (End::Accepter, _, Accepter::Stage(session)) => {
-                let message = ToControl::StageLeave { session };
-                self.nodes[connection.node].control.handle_message(now, message);
-                self.pump(connection.node);
-            }
             _ => {}
         }
     }
@@ -319,25 +314,8 @@ impl World {
                 return self.close(conn, End::Accepter, close);
             }
             (_, What::Open) => {
-                self.connections[conn].accepter = match connection.opener {
-                    Opener::Speaker(speaker) => {
-                        let speaker = &self.speakers[speaker];
-                        let ix = SessionIx(u32::try_from(conn).unwrap());
-                        let session = SessionKey { shard: STAGE, ix, generation: 0 };
-                        node.control.handle_message(now, ToControl::StageJoin {
-                            session,
-                            room: speaker.room.clone(),
-                            identity: speaker.identity.clone(),
-                            name: speaker.identity.clone(),
-                            role: Role::Speaker,
-                        });
-                        Accepter::Stage(session)
-                    }
-                    Opener::Uplink(..) | Opener::Listener(_) => {
-                        let (shard, ix) = node.accept(now, conn);
-                        Accepter::Session(shard, ix)
-                    }
-                };
+                let (shard, ix) = node.accept(now, conn);
+                self.connections[conn].accepter = Accepter::Session(shard, ix);
                 self.send(conn, End::Accepter, What::Open);
             }
             (Accepter::Session(shard, ix), What::Control(bytes)) => {
@@ -345,17 +323,6 @@ impl World {
             }
             (Accepter::Session(shard, ix), What::Datagram(bytes)) => {
                 node.shards[usize::from(shard)].handle_datagram(now, ix, bytes);
-            }
-            (Accepter::Stage(_), What::Datagram(bytes)) => {
-                let Opener::Speaker(speaker) = connection.opener else { return };
-                let room = self.speakers[speaker].sender.as_ref().map(|(room, _)| *room);
-                match (Datagram::parse(bytes).unwrap(), room) {
-                    (Datagram::Speech { slot, frames }, Some(room)) => {
-                        let message = ToControl::Speech { room, slot, frames };
-                        node.control.handle_message(now, message);
-                    }
-                    (other, _) => panic!("not speech: {other:?}"),
-                }
             }
             (_, what) => panic!("nobody takes {what:?}"),
         }
@@ -378,6 +345,16 @@ impl World {
             (Opener::Listener(at), What::Open) => {
                 let hello = self.listeners[at].hello();
                 self.send(conn, End::Opener, What::Control(hello));
+            }
+            (Opener::Speaker(at), What::Open) => {
+                let hello = self.speakers[at].hello(&self.signer);
+                self.send(conn, End::Opener, What::Control(hello));
+            }
+            (Opener::Speaker(at), What::Control(bytes)) => self.speakers[at].control(now, &bytes),
+            (Opener::Speaker(at), What::Datagram(bytes)) => {
+                if let Some(bytes) = self.speakers[at].datagram(bytes) {
+                    self.send(conn, End::Opener, What::Datagram(bytes));
+                }
             }
             (Opener::Listener(at), What::Control(bytes)) => {
                 self.listeners[at].control(now, &bytes);
@@ -428,29 +405,8 @@ impl World {
                         self.send(conn, End::Opener, what);
                     }
                 }
-                Out::Stage(message) => self.to_stage(message),
                 Out::Tick(_) => {}
             }
-        }
-    }
-
-    /// What the origin's control tells a speaker's session.
-    fn to_stage(&mut self, message: ToShard) {
-        let conn = |session: SessionKey| session.ix.0 as usize;
-        match message {
-            ToShard::StageJoined { session, room, slot, .. } => {
-                if let Opener::Speaker(at) = self.connections[conn(session)].opener {
-                    self.speakers[at].joined(self.now, room.id, slot);
-                }
-            }
-            ToShard::Close { session, close } => self.close(conn(session), End::Accepter, close),
-            ToShard::SpeechRequest { session, request } => {
-                let Opener::Speaker(at) = self.connections[conn(session)].opener else { return };
-                if let Some(bytes) = self.speakers[at].answer(&request) {
-                    self.send(conn(session), End::Opener, What::Datagram(bytes));
-                }
-            }
-            other => panic!("not for the stage: {other:?}"),
         }
     }
 }

@@ -6,18 +6,19 @@ use stentor_proto::Time;
 use stentor_proto::fanout::SessionIx;
 use stentor_proto::node::{
     ControlEffect, Fanout, LinkId, NodeControl, NodeShard, OriginControl, OriginSettings,
-    RelayControl, RelaySettings, RoomSetup, ShardEffect, ShardSettings, Tick, ToShard,
+    RelayControl, RelaySettings, RoomSetup, ShardEffect, ShardSettings, Tick,
 };
 use stentor_proto::room::Profile;
-use stentor_proto::token::Verifier;
+use stentor_proto::token::{Signer, Verifier};
 use stentor_proto::tree::PlannerSettings;
 use stentor_proto::wire::{Close, Framing, RelayInfo};
 
+use super::Setup;
 use super::link::{Conn, What};
-use super::{STAGE, Setup};
 
-/// The wall clock at the start of the world's time.
-const UNIX_US: u64 = 1_700_000_000_000_000;
+/// The wall clock at the start of the world's time, in seconds and in microseconds.
+pub const UNIX_S: u64 = 1_700_000_000;
+const UNIX_US: u64 = UNIX_S * 1_000_000;
 
 /// What a node wants done outside of itself.
 pub enum Out {
@@ -28,8 +29,6 @@ pub enum Out {
     Disconnect(LinkId, Close),
     /// On an uplink.
     Up(LinkId, What),
-    /// To a session of the stage.
-    Stage(ToShard),
     /// A tick has left control; its datagrams follow by themselves.
     Tick(Tick),
 }
@@ -44,7 +43,6 @@ impl Out {
 }
 
 pub struct Node {
-    pub name: String,
     pub address: String,
     pub control: NodeControl,
     pub shards: Vec<NodeShard>,
@@ -59,7 +57,7 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn origin(setup: &Setup, now: Time) -> Self {
+    pub fn origin(setup: &Setup, signer: &Signer, now: Time) -> Self {
         let room = |name: &str| RoomSetup {
             name: name.into(),
             title: String::new(),
@@ -78,7 +76,7 @@ impl Node {
             },
             epoch: setup.epoch,
             capacity: 100,
-            keys: Vec::new(),
+            keys: vec![signer.published()],
             unix_us_at_zero: UNIX_US,
         };
         let control = OriginControl::new(settings, now).unwrap();
@@ -119,7 +117,6 @@ impl Node {
             NodeShard::new(settings, Verifier::default(), now)
         };
         Self {
-            name: name.into(),
             address: format!("{name}:1"),
             control,
             shards: (0..setup.shards).map(shard).collect(),
@@ -216,7 +213,6 @@ impl Node {
             ControlEffect::SendDatagram { link, bytes } => {
                 out.push(Out::Up(link, What::Datagram(bytes)));
             }
-            ControlEffect::ToShard { shard: STAGE, message } => out.push(Out::Stage(message)),
             ControlEffect::ToShard { shard, message } => {
                 self.shards[usize::from(shard)].handle_message(now, message);
             }

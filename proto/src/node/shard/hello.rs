@@ -229,13 +229,7 @@ impl NodeShard {
         self.replay(now, key.ix, at, greeting.playout, greeting.last);
     }
 
-    fn relay_joined(
-        &mut self,
-        now: Time,
-        key: SessionKey,
-        hello: Hello,
-        expires: Option<Time>,
-    ) {
+    fn relay_joined(&mut self, now: Time, key: SessionKey, hello: Hello, expires: Option<Time>) {
         let Some(session) = self.by_key(key) else {
             return;
         };
