@@ -300,12 +300,12 @@ impl World {
         }
         match (to, what) {
             (_, What::Closed(close)) => self.ended(conn, to, close),
-            (End::Accepter, what) => self.to_accepter(conn, connection, what),
-            (End::Opener, what) => self.to_opener(conn, connection, what),
+            (End::Accepter, what) => self.accepter_takes(conn, connection, what),
+            (End::Opener, what) => self.opener_takes(conn, connection, what),
         }
     }
 
-    fn to_accepter(&mut self, conn: Conn, connection: Connection, what: What) {
+    fn accepter_takes(&mut self, conn: Conn, connection: Connection, what: What) {
         let (at, now) = (connection.node, self.now);
         let node = &mut self.nodes[at];
         match (connection.accepter, what) {
@@ -329,7 +329,7 @@ impl World {
         self.pump(at);
     }
 
-    fn to_opener(&mut self, conn: Conn, connection: Connection, what: What) {
+    fn opener_takes(&mut self, conn: Conn, connection: Connection, what: What) {
         let now = self.now;
         match (connection.opener, what) {
             (Opener::Uplink(node, link), what) if !self.nodes[node].dead => {
