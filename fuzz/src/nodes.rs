@@ -151,7 +151,7 @@ impl Shard {
                     }
                 }
             }
-            8 | 9 => self.from_control(a, b),
+            8 | 9 => self.control_says(a, b),
             10 => match b % 4 {
                 0 => self.node.handle_busy(session, u32::from(b)),
                 1 => drop(self.node.handle_ready(session)),
@@ -166,7 +166,7 @@ impl Shard {
         Ok(())
     }
 
-    fn from_control(&mut self, a: u8, b: u8) {
+    fn control_says(&mut self, a: u8, b: u8) {
         let room = u32::from(b % 4);
         let close = Close::new(CloseCode::NoRoom, "no");
         let key = self.keys.get(usize::from(b) % self.keys.len().max(1)).copied();
