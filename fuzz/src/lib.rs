@@ -5,12 +5,18 @@
 //! `README.md` beside this crate says how to add a target.
 #![warn(missing_docs)]
 
+mod machines;
 mod mutate;
+mod nodes;
+mod token;
 mod wire;
 
 use std::path::PathBuf;
 
+pub use machines::{planner, reception, room, window};
 pub use mutate::Mutator;
+pub use nodes::{origin, relay, shard};
+pub use token::token;
 pub use wire::{control, datagram, frames, record};
 
 /// A named property of bytes.
@@ -29,7 +35,10 @@ macro_rules! targets {
     };
 }
 
-targets![datagram, frames, record, control];
+targets![
+    datagram, frames, record, control, token, window, reception, room, planner, shard, relay,
+    origin,
+];
 
 impl Target {
     /// The target of that name, if there is one.

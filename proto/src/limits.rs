@@ -54,6 +54,14 @@ const _: () =
 pub const CONTROL_BYTES: usize = 16 * 1024;
 /// Control messages that a session may send in a second, and in a burst of the same size.
 pub const CONTROL_PER_S: u32 = 20;
+/// Control messages that a child relay may send in a second, and in a burst of the same size: it
+/// leaves and takes every room at once when it changes parents.
+pub const CHILD_CONTROL_PER_S: u32 = 2 * ROOMS_PER_CHILD as u32 + CONTROL_PER_S;
+/// Datagrams a second that break the protocol before their session is closed: a path that damages
+/// or an old client makes a few, a flood makes more.
+pub const BAD_PER_S: u32 = 20;
+/// Bytes of a close's reason at most: it may repeat what a peer sent, and goes into one packet.
+pub const REASON_BYTES: usize = 256;
 /// Bytes of a room's or an identity's name.
 pub const NAME_BYTES: usize = 128;
 /// Bytes of a token (JWT).
@@ -69,6 +77,8 @@ pub const TOKEN_KEYS: usize = 16;
 pub const FRAMES_PER_S: u32 = 50;
 /// Frames a speaker may send at once above its rate (a burst after a stall: 200 ms).
 pub const FRAME_BURST: u32 = 10;
+/// Speech datagrams a second that a speaker may send: one for each frame, and as many repairs.
+pub const SPEECH_DATAGRAMS_PER_S: u32 = 2 * FRAMES_PER_S;
 /// A tick closes this long after its first frame whatever is missing.
 pub const CLOSE_AFTER: Duration = Duration::from_millis(25);
 /// Two ticks never close within this.
@@ -148,8 +158,8 @@ const _: () = assert!(SEQ_WINDOW == u64::BITS && FIRST_HOP_MISSING < SEQ_WINDOW 
 pub const RING_TICKS: usize = 64;
 /// Ticks that a receive window spans; older ones are late (2.5 s at 20 ms).
 pub const WINDOW_TICKS: u32 = 128;
-/// Feeds that a window merges: two parents, and two more while they are being replaced.
-pub const FEEDS: usize = 4;
+/// Feeds that a window merges: two parents, two more while they are being replaced, and the origin.
+pub const FEEDS: usize = PARENTS + FORMER_PARENTS + 1;
 /// A node says that its upstream is silent after this long without tick or beacon, at 20 ms:
 /// two beacons and a half.
 pub const UPSTREAM_SILENT: Duration = Duration::from_millis(100);
@@ -202,8 +212,12 @@ pub const TICK_QUEUE: usize = 1_024;
 pub const TOKEN_CACHE: usize = 4_096;
 /// Sessions that a relay holds upwards: the origin, two parents, and two being replaced.
 pub const UPLINKS: usize = 8;
+/// A shard tells control this often what it carries: as fresh as the reports of load are.
+pub const TOTALS_EVERY: Duration = LOAD_EVERY;
 /// Reports of load go up this often.
 pub const LOAD_EVERY: Duration = Duration::from_secs(1);
+/// A parent that refused a room is asked again after this long: it may have found it since.
+pub const RESUBSCRIBE: Duration = Duration::from_secs(5);
 /// A room without children is given back after this long.
 pub const ROOM_LINGER: Duration = Duration::from_secs(10);
 

@@ -46,6 +46,13 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// When the token ends (seconds since 1970, UTC): `exp` and the leeway for clocks that differ.
+    /// It is refused from then on, and a session that lives by it is closed.
+    #[must_use]
+    pub const fn ends(&self) -> u64 {
+        self.exp.saturating_add(limits::TOKEN_LEEWAY_S)
+    }
+
     /// Whether the bearer may be `role` in `room`. Any role but a relay's may also listen; the
     /// room is not looked at for a relay.
     ///
@@ -73,7 +80,7 @@ impl Claims {
         if (self.role == Role::Relay) != (self.room == ANY_ROOM) {
             return Err(TokenError::Malformed("room: * is for relays, and only *"));
         }
-        if now_unix_s >= self.exp.saturating_add(limits::TOKEN_LEEWAY_S) {
+        if now_unix_s >= self.ends() {
             return Err(TokenError::Expired { ago_s: now_unix_s.saturating_sub(self.exp) });
         }
         let from = self.nbf.unwrap_or(0).max(self.iat);

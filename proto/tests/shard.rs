@@ -311,3 +311,70 @@ fn ticks_of_another_epoch_do_not_pass() {
     assert!(bench.shard.handle_tick(bench.now, &tick).is_none());
     assert_eq!(bench.shard.stats().drop_foreign_tick, 1);
 }
+
+#[test]
+fn a_control_stream_that_ends_is_a_goodbye() {
+    let mut bench = Bench::with_room();
+    bench.open(0, listener());
+    bench.shard.handle_control_finished(SessionIx(0));
+    assert_eq!(closed_with(&bench.effects()), Some(CloseCode::Done));
+    assert_eq!(bench.tick(1), []);
+    bench.shard.handle_control_finished(SessionIx(0));
+    assert_eq!(closed_with(&bench.effects()), None);
+}
+
+#[test]
+fn a_child_takes_all_of_its_rooms_at_once_and_waits_for_none_that_it_gave_up() {
+    let mut bench = Bench::new();
+    bench.open(0, hello(Role::Relay, ""));
+    for n in 0..limits::ROOMS_PER_CHILD {
+        let room = format!("room {n}");
+        assert_eq!(closed_with(&bench.say(0, &ClientMessage::Subscribe { room })), None);
+    }
+    bench.say(0, &ClientMessage::Unsubscribe { room: "room 7".into() });
+    bench.shard.handle_message(bench.now, ToShard::RoomUp(room(7, "room 7")));
+    assert_eq!(bench.effects(), []);
+    bench.shard.handle_closed(bench.now, SessionIx(0));
+    bench.effects();
+    bench.shard.handle_message(bench.now, ToShard::RoomUp(room(8, "room 8")));
+    assert_eq!(bench.effects(), []);
+}
+
+#[test]
+fn who_joined_a_room_that_was_given_back_is_told_when_it_cannot_be_had_again() {
+    let mut bench = Bench::with_room();
+    bench.open(0, listener());
+    bench.shard.handle_message(bench.now, ToShard::RoomForget { room: 1 });
+    let busy = ToControl::RoomBusy { shard: 0, room: "hall".into() };
+    assert_eq!(bench.effects(), [ShardEffect::ToControl(busy)]);
+    let close = Close::new(CloseCode::NoRoom, "there is no room hall");
+    bench.shard.handle_message(bench.now, ToShard::RoomRefused { room: "hall".into(), close });
+    assert_eq!(closed_with(&bench.effects()), Some(CloseCode::NoRoom));
+}
+
+#[test]
+fn the_room_of_another_shard_is_no_news_to_those_who_are_inside() {
+    let mut bench = Bench::with_room();
+    bench.open(0, listener());
+    bench
+        .shard
+        .handle_message(bench.now, ToShard::RoomUp(Subscribed { newest: 9, ..room(1, "hall") }));
+    assert_eq!(bench.effects(), []);
+    // The same room under another number, as an origin that started again may give it.
+    bench
+        .shard
+        .handle_message(bench.now, ToShard::RoomUp(Subscribed { epoch: 2, ..room(5, "hall") }));
+    assert!(matches!(messages(&bench.effects())[..], [ServerMessage::Subscribed(_)]));
+    assert_eq!(bench.tick(1), [], "the former number has no room");
+}
+
+#[test]
+fn a_peer_s_words_in_a_close_do_not_break_it() {
+    let mut bench = Bench::new();
+    bench.shard.handle_open(bench.now, SessionIx(0), Framing::Quic);
+    let json = format!(r#"{{"type":"hello","version":1,"role":"{}"}}"#, "x".repeat(16_000));
+    let mut bytes = u16::try_from(json.len()).unwrap().to_be_bytes().to_vec();
+    bytes.extend(json.as_bytes());
+    bench.shard.handle_control(bench.now, SessionIx(0), &bytes);
+    assert_eq!(closed_with(&bench.effects()), Some(CloseCode::Protocol));
+}

@@ -113,7 +113,7 @@ fn cadence(rate_hz: u32) -> Option<u32> {
 fn set_up(options: &FanoutOptions) -> Result<Rig> {
     let tick_ms = cadence(options.rate_hz).context("checked before")?;
     // 120-byte frames are outside of the profile `voice`: the room has its own.
-    let profile = "custom = { kbit_s = 64, frame_bytes = 120, tick_bytes = 560, redundancy = 0 }";
+    let profile = "custom = { kbit_s = 48, frame_bytes = 120, tick_bytes = 560, redundancy = 0 }";
     let room = |name: &str, tick_ms: u32| {
         format!(
             "[[rooms]]\nname = \"{name}\"\npublic = true\naudible = 4\ntick_ms = {tick_ms}\n\

@@ -8,7 +8,7 @@ use super::stats::ControlStats;
 use super::view::{NodeView, RelayView, RoomView};
 use crate::room::{Profile, Room, RoomSettings};
 use crate::session::SessionKey;
-use crate::tree::{ORIGIN, Planner, PlannerSettings, Sums};
+use crate::tree::{ORIGIN, PlanError, Planner, PlannerSettings, Sums};
 use crate::wire::{Close, CloseCode, Load, RelayInfo, Role, SpeechFrame};
 use crate::{Time, limits};
 
@@ -114,10 +114,13 @@ impl OriginControl {
     pub fn handle_message(&mut self, now: Time, message: ToControl) {
         match message {
             ToControl::WantRoom { room } => {
-                if let Err(close) = self.find_room(now, &room) {
-                    let message = ToShard::RoomRefused { room, close };
-                    self.effects.push_back(ControlEffect::ToShards(message));
-                }
+                let found = self.find_room(now, &room).map(|id| self.rooms.get(&id));
+                let message = match found {
+                    Ok(Some(entry)) => ToShard::RoomUp(entry.room.subscribed()),
+                    Ok(None) => return,
+                    Err(close) => ToShard::RoomRefused { room, close },
+                };
+                self.effects.push_back(ControlEffect::ToShards(message));
             }
             // A room of an origin lives until it is ended, whoever is in it.
             ToControl::RoomIdle { .. } | ToControl::RoomBusy { .. } => {}
@@ -209,7 +212,7 @@ impl OriginControl {
             level: Some(0),
             not_ready: self.draining.then(|| "draining".into()),
             listeners,
-            listeners_below: listeners + self.sums.total(),
+            listeners_below: self.sums.total().saturating_add(listeners),
             children: self.totals.values().map(|t| u64::from(t.1)).sum(),
             parents: Vec::new(),
             rooms: self.rooms.values().map(OriginRoom::view).collect(),
@@ -379,7 +382,11 @@ impl OriginControl {
             Err(error) => {
                 let text = format!("the relay {id} was refused: {error}");
                 self.effects.push_back(ControlEffect::Note { warn: true, text });
-                self.close(session, Close::new(CloseCode::Protocol, error.to_string()));
+                let code = match error {
+                    PlanError::NoRoom { .. } | PlanError::TooMany { .. } => CloseCode::Full,
+                    _ => CloseCode::Protocol,
+                };
+                self.close(session, Close::new(code, error.to_string()));
             }
         }
         self.drain_planner();
@@ -393,6 +400,10 @@ impl OriginControl {
         let (summed, planned) = (self.sums.handle(now, id, load), self.planner.load(now, id, load));
         if summed.is_err() || planned.is_err() {
             self.stats.stale_messages += 1;
+        }
+        // It was left out while it did not report, and stands nowhere: it is to register again.
+        if let Err(error @ PlanError::Unknown { .. }) = planned {
+            self.close(session, Close::new(CloseCode::Protocol, error.to_string()));
         }
         self.drain_planner();
     }

@@ -93,7 +93,10 @@ impl RelayControl {
                 Some(_) | None => self.stats.stale_messages += 1,
             },
             ToControl::RelayLeave { session } => {
-                if let Some(child) = self.children.remove(&session) {
+                // A child that came back on another session before this one ended counts on.
+                if let Some(child) = self.children.remove(&session)
+                    && !self.children.values().any(|other| *other == child)
+                {
                     self.sums.remove(&child);
                 }
             }
@@ -168,7 +171,7 @@ impl RelayControl {
             level: Some(self.attach.level()).filter(|&level| level > 0),
             not_ready: self.not_ready(),
             listeners: self.listeners(),
-            listeners_below: self.listeners() + self.sums.total(),
+            listeners_below: self.listeners().saturating_add(self.sums.total()),
             children: self.totals.values().map(|t| u64::from(t.1)).sum(),
             parents: parents
                 .map(|(relay, address, up)| ParentView { relay, address, up })
@@ -203,7 +206,7 @@ impl RelayControl {
             incarnation: self.settings.info.incarnation,
             sequence: self.load_sequence,
             listeners: self.totals.values().map(|t| t.0).sum(),
-            listeners_below: self.listeners() + self.sums.total(),
+            listeners_below: self.listeners().saturating_add(self.sums.total()),
             children: self.totals.values().map(|t| t.1).sum(),
             joins_per_s: self.totals.values().map(|t| t.2).sum(),
             round_trips: Vec::new(),

@@ -84,6 +84,8 @@ counters! {
         repaired,
         /// Ticks given up.
         lost,
+        /// Times that one parent's feed fell silent while another one delivered.
+        feeds_silent,
         /// Ticks of a room or an epoch that this node does not follow.
         drop_foreign_tick,
         /// Datagrams of a parent that break the protocol.

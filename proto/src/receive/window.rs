@@ -77,6 +77,7 @@ struct Missing {
 #[derive(Clone, Copy, Debug, Default)]
 struct Feed {
     live: bool,
+    silent: bool,
     newest: u32,
     /// The tick that bit 0 of `pending` speaks of, plus one.
     pending_from: u32,
@@ -84,6 +85,11 @@ struct Feed {
 }
 
 impl Feed {
+    /// Whether the feed is waited for and asked.
+    const fn counts(&self) -> bool {
+        self.live && !self.silent
+    }
+
     fn waits_for(&self, number: u32) -> bool {
         let behind = self.pending_from.wrapping_sub(number).wrapping_sub(1);
         number < self.pending_from && behind < 32 && self.pending & (1 << behind) != 0
@@ -159,6 +165,18 @@ impl Window {
         self.feeds[feed] = Feed { live, ..Feed::default() };
     }
 
+    /// Notes that a live feed brings nothing while another one does: it is neither waited for nor
+    /// asked until it is heard again.
+    pub fn set_silent(&mut self, feed: FeedIx) {
+        self.feeds[feed].silent = true;
+    }
+
+    /// Whether a feed is connected and not silent.
+    #[must_use]
+    pub const fn delivers(&self, feed: FeedIx) -> bool {
+        self.feeds[feed].counts()
+    }
+
     /// Takes the bitmap of a datagram's header: what its sender itself still waits for.
     pub fn pending(&mut self, feed: FeedIx, current: u32, pending: u32) {
         let feed = &mut self.feeds[feed];
@@ -211,10 +229,13 @@ impl Window {
     /// Takes a beacon from a feed: it may announce ticks that were lost at the end of speech.
     pub fn beacon(&mut self, now: Time, feed: FeedIx, beacon: &Beacon) {
         let number = beacon.newest.number;
-        if number == 0 || !self.plausible(now, number) {
+        if !self.plausible(now, number) {
             return;
         }
         self.heard(now, feed, number);
+        if number == 0 {
+            return;
+        }
         self.pending(feed, number, beacon.pending);
         // Before the first tick a beacon sets no expectation: the window starts with a tick.
         if self.newest != 0 && number > self.newest {
@@ -275,7 +296,7 @@ impl Window {
     fn heard(&mut self, now: Time, feed: FeedIx, number: u32) {
         self.last_arrival = self.last_arrival.max(now);
         let feed = &mut self.feeds[feed];
-        feed.live = true;
+        feed.silent = false;
         feed.newest = feed.newest.max(number);
     }
 
@@ -330,7 +351,7 @@ impl Window {
     fn due(&self, number: u32) -> Option<Time> {
         let missing = self.state(number)?;
         let lost = missing.since + limits::REPAIR_DEADLINE;
-        let ask = if missing.asked >= limits::REPAIR_TRIES || !self.feeds.iter().any(|f| f.live) {
+        let ask = if missing.asked >= limits::REPAIR_TRIES || !self.feeds.iter().any(Feed::counts) {
             lost
         } else if missing.asked > 0 {
             missing.next
@@ -340,12 +361,12 @@ impl Window {
             missing.since + self.patience()
         };
         // A tick that every parent waits for itself stays unasked until the deadline.
-        let silent = self.feeds.iter().all(|f| !f.live || f.waits_for(number));
+        let silent = self.feeds.iter().all(|f| !f.counts() || f.waits_for(number));
         Some(if silent { lost } else { ask.min(lost) })
     }
 
     fn passed_by_all(&self, number: u32) -> bool {
-        self.feeds.iter().all(|feed| !feed.live || feed.newest > number)
+        self.feeds.iter().all(|feed| !feed.counts() || feed.newest > number)
     }
 
     /// The feed to ask for a tick at this time, if it is to be asked for.
@@ -354,7 +375,7 @@ impl Window {
         if missing.asked >= limits::REPAIR_TRIES || self.due(number)? > now {
             return None;
         }
-        let able = |ix: &FeedIx| self.feeds[*ix].live && !self.feeds[*ix].waits_for(number);
+        let able = |ix: &FeedIx| self.feeds[*ix].counts() && !self.feeds[*ix].waits_for(number);
         let mut able = (0..FEEDS).filter(able);
         let first = able.next();
         // The second request goes to another parent where there is one.

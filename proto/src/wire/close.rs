@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::limits;
+
 /// Whose fault a close is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -123,10 +125,16 @@ pub struct Close {
 }
 
 impl Close {
-    /// A close with its sentence.
+    /// A close with its sentence, cut to [`limits::REASON_BYTES`]: it may repeat what a peer sent.
     #[must_use]
     pub fn new(code: CloseCode, reason: impl Into<String>) -> Self {
-        Self { code, reason: reason.into() }
+        let mut reason = reason.into();
+        if reason.len() > limits::REASON_BYTES {
+            let fits = |&at: &usize| at <= limits::REASON_BYTES;
+            let ends = reason.char_indices().map(|(at, _)| at).take_while(fits);
+            reason.truncate(ends.last().unwrap_or(0));
+        }
+        Self { code, reason }
     }
 }
 
@@ -141,5 +149,11 @@ mod tests {
         }
         assert!(CloseCode::ALL.is_sorted());
         assert_eq!(CloseCode::from_code(0xffff), None);
+    }
+
+    #[test]
+    fn a_reason_is_cut_between_two_characters() {
+        let close = Close::new(CloseCode::Protocol, format!("x{}", "é".repeat(1_000)));
+        assert_eq!(close.reason.len(), limits::REASON_BYTES - 1);
     }
 }

@@ -1,6 +1,6 @@
 //! A relay's rooms: subscriptions, the merge of the feeds, repair.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use crate::node::messages::{Tick, ToShard};
 use crate::node::stats::ControlStats;
 use crate::receive::{Arrival, FeedIx, Window};
 use crate::wire::{
-    Beacon, ClientMessage, Close, Datagram, Framing, RoomState, Subscribed, TickKey,
+    Beacon, ClientMessage, Close, CloseCode, Datagram, Framing, RoomState, Subscribed, TickKey,
     encode_control, repair_bytes,
 };
 use crate::{Time, limits};
@@ -24,8 +24,8 @@ pub(super) struct RelayRoom {
     /// Shards that have someone in it. Before the room is up: those that wait do not count.
     busy: BTreeSet<u16>,
     idle_since: Option<Time>,
-    /// Links that refused it.
-    refused: BTreeSet<LinkId>,
+    /// Links that refused it, and when.
+    refused: BTreeMap<LinkId, Time>,
     document: u64,
 }
 
@@ -35,6 +35,10 @@ struct Up {
     window: Window,
     /// What each parent says of its own upstream's silence, in milliseconds.
     silent: [u32; limits::FEEDS],
+    /// When each feed last brought something.
+    heard: [Time; limits::FEEDS],
+    /// When the feeds were last looked at.
+    watched: Time,
     /// What the shards were told last.
     told: (u32, u32),
     silence_told: Time,
@@ -61,6 +65,8 @@ impl RelayControl {
                     return;
                 }
                 up.silent[feed] = 0;
+                up.heard[feed] = now;
+                up.info.tick_ms = records[0].tick_ms;
                 for record in &records {
                     if up.window.arrive(now, feed, record) != Arrival::New {
                         continue;
@@ -96,6 +102,7 @@ impl RelayControl {
         up.window.beacon(now, feed, beacon);
         up.window.pending(feed, beacon.newest.number, beacon.pending);
         up.silent[feed] = beacon.upstream_silent_ms;
+        up.heard[feed] = now;
         self.after_feed(now, &name);
     }
 
@@ -103,6 +110,7 @@ impl RelayControl {
     fn after_feed(&mut self, now: Time, name: &str) {
         let live: Vec<(LinkId, FeedIx)> = self.feeding_links().collect();
         let Some(up) = self.rooms.get_mut(name).and_then(|room| room.up.as_mut()) else { return };
+        self.stats.feeds_silent += up.watch(now, &live);
         while let Some((feed, request)) = up.window.poll_request(now) {
             if let Some(&(link, _)) = live.iter().find(|(_, f)| *f == feed) {
                 let bytes = repair_bytes(Framing::Quic, &request);
@@ -130,11 +138,13 @@ impl RelayControl {
                 let message = ToShard::RoomUp(up.current());
                 self.effects.push_back(ControlEffect::ToShards(message));
             }
+            // Someone waits for it anew: it is not given back under them.
+            room.idle_since = room.idle_since.map(|_| now);
             return;
         }
         if self.rooms.len() >= limits::ROOMS {
             self.stats.drop_room_table += 1;
-            let close = Close::new(crate::wire::CloseCode::Full, "this node carries no more rooms");
+            let close = Close::new(CloseCode::Full, "this node carries no more rooms");
             let message = ToShard::RoomRefused { room: name, close };
             self.effects.push_back(ControlEffect::ToShards(message));
             return;
@@ -173,6 +183,10 @@ impl RelayControl {
 
     pub(super) fn room_subscribed(&mut self, now: Time, link: LinkId, info: Subscribed) {
         let Some(feed) = self.links.get(&link).map(|entry| entry.feed) else { return };
+        if !is_sound(&info) {
+            self.stats.bad_messages += 1;
+            return;
+        }
         let Some(room) = self.rooms.get_mut(&info.name) else { return };
         room.refused.remove(&link);
         let renewed = match &room.up {
@@ -182,17 +196,27 @@ impl RelayControl {
             None => true,
         };
         if renewed {
-            if let Some(old) = &room.up {
+            // An origin that started again may have numbered its rooms in another order.
+            if let Some(old) = &room.up
+                && self.names.get(&old.info.id) == Some(&info.name)
+            {
                 self.names.remove(&old.info.id);
             }
+            if let Some(old) = room.up.take() {
+                old.count_into(&mut self.stats);
+            }
+            // Versions of the document count anew in a new epoch.
+            room.document = 0;
             self.names.insert(info.id, info.name.clone());
             let window = Window::new(info.id, info.epoch);
-            let silent = [0; limits::FEEDS];
-            let (told, silence_told, delay_us) = ((0, 0), now, 0);
-            room.up = Some(Up { info, window, silent, told, silence_told, delay_us });
+            let (silent, heard) = ([0; limits::FEEDS], [now; limits::FEEDS]);
+            let (told, silence_told, watched, delay_us) = ((0, 0), now, now, 0);
+            room.up =
+                Some(Up { info, window, silent, heard, watched, told, silence_told, delay_us });
         }
         if let Some(up) = &mut room.up {
             up.window.set_live(feed, true);
+            up.heard[feed] = now;
             if renewed {
                 let message = ToShard::RoomUp(up.current());
                 self.effects.push_back(ControlEffect::ToShards(message));
@@ -201,11 +225,11 @@ impl RelayControl {
     }
 
     /// A parent does not have the room. When no parent is left that may, those who wait are told.
-    pub(super) fn room_refused(&mut self, link: LinkId, name: &str, close: &Close) {
+    pub(super) fn room_refused(&mut self, now: Time, link: LinkId, name: &str, close: &Close) {
         let feeding: Vec<LinkId> = self.feeding_links().map(|(link, _)| link).collect();
         let Some(room) = self.rooms.get_mut(name) else { return };
-        room.refused.insert(link);
-        if !feeding.iter().all(|link| room.refused.contains(link)) {
+        room.refused.insert(link, now);
+        if !feeding.iter().all(|link| room.refused.contains_key(link)) {
             return;
         }
         let message = match &room.up {
@@ -217,6 +241,12 @@ impl RelayControl {
     }
 
     pub(super) fn room_document(&mut self, state: RoomState) {
+        // The document goes out again with every field written out.
+        let size = serde_json::to_vec(&state).map_or(usize::MAX, |json| json.len());
+        if size > limits::ROOM_DOCUMENT_BYTES {
+            self.stats.bad_messages += 1;
+            return;
+        }
         let Some(room) = self.rooms.get_mut(&state.room) else { return };
         let Some(up) = &room.up else { return };
         if state.version > room.document {
@@ -253,6 +283,7 @@ impl RelayControl {
         let names: Vec<String> = self.rooms.keys().cloned().collect();
         for name in names {
             self.after_feed(now, &name);
+            self.ask_again(now, &name);
             let idle = self.rooms.get(&name).and_then(|room| room.idle_since);
             if idle.is_some_and(|since| now >= since + limits::ROOM_LINGER) {
                 self.give_back(&name);
@@ -266,18 +297,40 @@ impl RelayControl {
             let bytes = encode_control(&ClientMessage::Unsubscribe { room: name.to_owned() });
             self.effects.push_back(ControlEffect::SendControl { link, bytes });
         }
-        if let Some(up) = self.rooms.get(name).and_then(|room| room.up.as_ref()) {
-            let message = ToShard::RoomForget { room: up.info.id };
-            self.effects.push_back(ControlEffect::ToShards(message));
-        }
+        let Some(room) = self.rooms.get(name) else { return };
+        let message = match &room.up {
+            Some(up) => ToShard::RoomForget { room: up.info.id },
+            None => {
+                let reason = format!("no parent brought the room {name} in time");
+                let close = Close::new(CloseCode::RoomTimeout, reason);
+                ToShard::RoomRefused { room: name.to_owned(), close }
+            }
+        };
+        self.effects.push_back(ControlEffect::ToShards(message));
         self.forget(name);
+    }
+
+    /// Asks parents that refused a room again: while another parent has it, it exists.
+    fn ask_again(&mut self, now: Time, name: &str) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        let due = |at: Time| now >= at + limits::RESUBSCRIBE;
+        let again = room.refused.iter().filter(|&(_, &at)| due(at));
+        let again: Vec<LinkId> = again.map(|(&link, _)| link).collect();
+        room.refused.retain(|_, &mut at| !due(at));
+        for link in again {
+            if self.feeding_links().any(|(feeding, _)| feeding == link) {
+                self.subscribe(link, name);
+            }
+        }
     }
 
     fn forget(&mut self, name: &str) {
         if let Some(room) = self.rooms.remove(name) {
             // The room's counts outlive it.
             room.count_into(&mut self.stats);
-            if let Some(up) = room.up {
+            if let Some(up) = room.up
+                && self.names.get(&up.info.id).is_some_and(|held| held == name)
+            {
                 self.names.remove(&up.info.id);
             }
         }
@@ -292,9 +345,10 @@ impl RelayControl {
 impl RelayRoom {
     pub(super) fn timeout(&self) -> Time {
         let linger = self.idle_since.map_or(Time::MAX, |since| since + limits::ROOM_LINGER);
+        let refused = self.refused.values().min();
+        let linger = linger.min(refused.map_or(Time::MAX, |&at| at + limits::RESUBSCRIBE));
         let Some(up) = &self.up else { return linger };
-        let silent = up.window.last_arrival().max(up.silence_told) + up.patience();
-        linger.min(silent).min(up.window.poll_timeout().unwrap_or(Time::MAX))
+        linger.min(up.watch_due()).min(up.window.poll_timeout().unwrap_or(Time::MAX))
     }
 
     pub(super) fn info(&self) -> Option<&Subscribed> {
@@ -314,8 +368,15 @@ impl RelayRoom {
     }
 
     pub(super) fn count_into(&self, stats: &mut ControlStats) {
-        let Some(up) = &self.up else { return };
-        let window = up.window.stats();
+        if let Some(up) = &self.up {
+            up.count_into(stats);
+        }
+    }
+}
+
+impl Up {
+    fn count_into(&self, stats: &mut ControlStats) {
+        let window = self.window.stats();
         stats.duplicate += window.duplicate;
         stats.drop_late += window.late;
         stats.drop_too_far_ahead += window.too_far_ahead;
@@ -324,9 +385,34 @@ impl RelayRoom {
         stats.repaired += window.repaired;
         stats.lost += window.lost;
     }
-}
 
-impl Up {
+    /// Finds the feeds that have fallen silent while another one delivers, so that no gap waits
+    /// for them; returns how many.
+    fn watch(&mut self, now: Time, live: &[(LinkId, FeedIx)]) -> u64 {
+        self.watched = now;
+        let patience = self.patience();
+        let quiet = |up: &Self, feed: FeedIx| now >= up.heard[feed] + patience;
+        if live.iter().all(|&(_, feed)| quiet(self, feed)) {
+            return 0;
+        }
+        let mut fallen = 0;
+        for feed in 0..limits::FEEDS {
+            if self.window.delivers(feed) && quiet(self, feed) {
+                self.window.set_silent(feed);
+                fallen += 1;
+            }
+        }
+        fallen
+    }
+
+    /// When [`Self::watch`] and the silence are to be looked at again.
+    fn watch_due(&self) -> Time {
+        let patience = self.patience();
+        let turns = (0..limits::FEEDS).filter(|&feed| self.window.delivers(feed));
+        let turns = turns.map(|feed| self.heard[feed] + patience).filter(|&at| at > self.watched);
+        turns.min().unwrap_or(self.watched + patience)
+    }
+
     /// The room as a newcomer is told of it.
     fn current(&self) -> Subscribed {
         Subscribed { newest: self.window.newest(), ..self.info.clone() }
@@ -339,10 +425,17 @@ impl Up {
     /// How long this node has been without a living upstream, in milliseconds: its own silence,
     /// or what all its parents say of theirs.
     fn silent_ms(&self, now: Time, live: &[(LinkId, FeedIx)]) -> u32 {
-        let own = now.since(self.window.last_arrival());
-        if self.window.newest() != 0 && own >= self.patience() {
+        let heard = self.heard.iter().copied().max().unwrap_or(self.watched);
+        let own = now.since(heard);
+        if own >= self.patience() {
             return u32::try_from(own.as_millis()).unwrap_or(u32::MAX);
         }
         live.iter().map(|&(_, feed)| self.silent[feed]).min().unwrap_or(0)
     }
+}
+
+/// Whether what a parent says of a room is within the limits: it is passed on, and divided by.
+fn is_sound(info: &Subscribed) -> bool {
+    let short = info.name.len() <= limits::NAME_BYTES && info.title.len() <= limits::NAME_BYTES;
+    short && limits::TICK_MS.contains(&info.tick_ms)
 }

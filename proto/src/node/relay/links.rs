@@ -125,7 +125,9 @@ impl RelayControl {
     fn link_message(&mut self, now: Time, link: LinkId, message: ServerMessage) {
         match message {
             ServerMessage::Welcome(welcome) => {
-                if !welcome.keys.is_empty() {
+                // Only the origin says whose tokens are good.
+                let from_origin = self.links.get(&link).is_some_and(|l| l.to == To::Origin);
+                if from_origin && !welcome.keys.is_empty() {
                     self.effects.push_back(ControlEffect::ToShards(ToShard::Keys(welcome.keys)));
                 }
                 self.link_welcomed(now, link);
@@ -133,7 +135,7 @@ impl RelayControl {
             ServerMessage::Subscribed(info) => self.room_subscribed(now, link, info),
             ServerMessage::Refused { room, code, reason, .. } => {
                 let code = CloseCode::from_code(code.into()).unwrap_or(CloseCode::NoRoom);
-                self.room_refused(link, &room, &Close::new(code, reason));
+                self.room_refused(now, link, &room, &Close::new(code, reason));
             }
             ServerMessage::Room(state) => self.room_document(state),
             ServerMessage::Placement(placement) => self.placed(now, link, placement),

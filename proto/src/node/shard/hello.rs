@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Greeting, NodeShard};
 use crate::fanout::{Class, SessionIx};
 use crate::node::messages::ToControl;
-use crate::session::{SessionKey, State, Step};
+use crate::session::{Budget, SessionKey, State, Step};
 use crate::token::Claims;
 use crate::wire::{
     ClientMessage, Close, CloseCode, FEATURES, Hello, Load, Role, ServerMessage, Subscribed,
@@ -55,7 +55,7 @@ impl NodeShard {
             None => None,
         };
         if let Some(claims) = &claims {
-            claims_allow(claims, &hello)?;
+            claims.allow(&hello.room, hello.role)?;
         } else if hello.role != Role::Listener
             && !(hello.role == Role::Relay && self.settings.open_relays)
         {
@@ -72,7 +72,7 @@ impl NodeShard {
     /// Verifies a token, or finds it verified before.
     fn verify(&mut self, now: Time, token: &str) -> Result<Claims, Close> {
         let unix_s = (self.settings.unix_us_at_zero + now.as_micros()) / 1_000_000;
-        if let Some(claims) = self.tokens.get(token).filter(|claims| claims.exp > unix_s) {
+        if let Some(claims) = self.tokens.get(token).filter(|claims| claims.ends() > unix_s) {
             return Ok(claims.clone());
         }
         let claims = self.verifier.verify(token, unix_s)?;
@@ -91,7 +91,7 @@ impl NodeShard {
         claims: Option<Claims>,
     ) -> Result<(), Close> {
         let anonymous = claims.is_none();
-        let token_expires = claims.as_ref().map(|c| self.time_of(c.exp));
+        let token_expires = claims.as_ref().map(|c| self.time_of(c.ends()));
         let seed = self.settings.seed;
         let Some(session) = self.session_mut(ix) else {
             return Ok(());
@@ -118,7 +118,7 @@ impl NodeShard {
         self.deadline(key, Some(token_expires.map_or(join_by, |at| at.min(join_by))));
         match hello.role {
             Role::Relay => {
-                self.relay_joined(key, hello, token_expires);
+                self.relay_joined(now, key, hello, token_expires);
                 Ok(())
             }
             role if role.speaks() => {
@@ -165,6 +165,16 @@ impl NodeShard {
                 self.waiting.remove(room);
             }
         }
+    }
+
+    /// A child relay may wait for many rooms.
+    pub(super) fn forget_waiting_everywhere(&mut self, key: SessionKey) {
+        for waiting in self.waiting.values_mut() {
+            let before = waiting.len();
+            waiting.retain(|&k| k != key);
+            self.waiting_count -= before - waiting.len();
+        }
+        self.waiting.retain(|_, waiting| !waiting.is_empty());
     }
 
     /// Lets a listener in: welcome, place in the fan-out, the last ticks.
@@ -219,10 +229,11 @@ impl NodeShard {
         self.replay(now, key.ix, at, greeting.playout, greeting.last);
     }
 
-    fn relay_joined(&mut self, key: SessionKey, hello: Hello, expires: Option<Time>) {
+    fn relay_joined(&mut self, now: Time, key: SessionKey, hello: Hello, expires: Option<Time>) {
         let Some(session) = self.by_key(key) else {
             return;
         };
+        session.messages = Budget::new(limits::CHILD_CONTROL_PER_S, now);
         session.state = session.state.after(Step::Join).unwrap_or(State::Closed);
         session.greeting = None;
         let info = hello.relay;
@@ -300,8 +311,12 @@ impl NodeShard {
     }
 
     fn unsubscribe(&mut self, ix: SessionIx, room: &str) {
-        let Some(&at) = self.by_name.get(room) else {
+        let relay = self.session_mut(ix).filter(|session| session.role == Role::Relay);
+        let Some(key) = relay.map(|session| session.key) else {
             return;
+        };
+        let Some(&at) = self.by_name.get(room) else {
+            return self.forget_waiting(room, key);
         };
         let Some(session) = self.session_mut(ix) else {
             return;
@@ -382,21 +397,6 @@ fn check_hello(hello: &Hello, origin: bool) -> Result<(), Close> {
             CloseCode::Protocol,
             "the relay's name or address is empty or too long",
         ));
-    }
-    Ok(())
-}
-
-/// Whether a token allows what the hello asks for. A role of the stage may also listen.
-fn claims_allow(claims: &Claims, hello: &Hello) -> Result<(), Close> {
-    let role =
-        claims.role == hello.role || (hello.role == Role::Listener && claims.role != Role::Relay);
-    if !role {
-        let (has, asks) = (claims.role.name(), hello.role.name());
-        let reason = format!("the token is for the role {has}, not for {asks}");
-        return Err(Close::new(CloseCode::TokenRole, reason));
-    }
-    if hello.role != Role::Relay && claims.room != hello.room {
-        return Err(Close::new(CloseCode::TokenRoom, "the token is for another room"));
     }
     Ok(())
 }

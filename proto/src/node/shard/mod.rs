@@ -163,13 +163,6 @@ pub struct NodeShard {
     stats: ShardStats,
 }
 
-/// How often a shard tells control what it carries.
-const TOTALS_EVERY: Duration = Duration::from_secs(1);
-/// Datagrams a second that a speaker may send: its frames and as many repairs.
-const SPEECH_DATAGRAMS_PER_S: u32 = 2 * limits::FRAMES_PER_S;
-/// Bad datagrams a second before a session is closed.
-const BAD_PER_S: u32 = 20;
-
 impl NodeShard {
     /// A shard without sessions or rooms.
     #[must_use]
@@ -194,7 +187,7 @@ impl NodeShard {
             listeners: 0,
             children: 0,
             joins: 0,
-            totals_due: now + TOTALS_EVERY,
+            totals_due: now + limits::TOTALS_EVERY,
             stats: ShardStats::default(),
         }
     }
@@ -231,8 +224,8 @@ impl NodeShard {
             decoder: ControlDecoder::default(),
             messages: Budget::new(limits::CONTROL_PER_S, now),
             repairs: Budget::new(limits::REPAIRS_PER_S, now),
-            speech: Budget::new(SPEECH_DATAGRAMS_PER_S, now),
-            bad: Budget::new(BAD_PER_S, now),
+            speech: Budget::new(limits::SPEECH_DATAGRAMS_PER_S, now),
+            bad: Budget::new(limits::BAD_PER_S, now),
             greeting: None,
             expires: Some(expires),
             registered: false,
@@ -265,8 +258,7 @@ impl NodeShard {
             match session.decoder.next_message() {
                 Ok(None) => return,
                 Ok(Some(_)) if !session.messages.spend(now) => {
-                    let reason =
-                        format!("more than {} control messages a second", limits::CONTROL_PER_S);
+                    let reason = "more control messages in a second than allowed";
                     return self.close(ix, Close::new(CloseCode::TooManyMessages, reason));
                 }
                 Ok(Some(message)) => {
@@ -277,6 +269,11 @@ impl NodeShard {
                 Err(close) => return self.close(ix, close),
             }
         }
+    }
+
+    /// A session's control stream has ended: the client leaves.
+    pub fn handle_control_finished(&mut self, ix: SessionIx) {
+        self.close(ix, Close::new(CloseCode::Done, "the control stream has ended"));
     }
 
     /// A datagram of a session, as the transport delivered it (framing's prefix included).
@@ -356,7 +353,7 @@ impl NodeShard {
             self.expired(key);
         }
         if now >= self.totals_due {
-            self.totals_due = now + TOTALS_EVERY;
+            self.totals_due = now + limits::TOTALS_EVERY;
             let (listeners, children) = (self.listeners, self.children);
             let joins = std::mem::take(&mut self.joins);
             let shard = self.settings.shard;
@@ -431,8 +428,10 @@ impl NodeShard {
         if let Some(at) = expires {
             self.deadlines.remove(&(at, key));
         }
-        if let Some(room) = waited {
-            self.forget_waiting(&room, key);
+        match (role, waited) {
+            (Role::Relay, _) => self.forget_waiting_everywhere(key),
+            (_, Some(room)) => self.forget_waiting(&room, key),
+            (_, None) => {}
         }
         for membership in rooms {
             self.leave_room(membership);
@@ -475,8 +474,8 @@ impl NodeShard {
             return;
         };
         if !session.bad.spend(now) {
-            let reason =
-                format!("more than {BAD_PER_S} bad datagrams in a second; the last: {what}");
+            let most = limits::BAD_PER_S;
+            let reason = format!("more than {most} bad datagrams in a second; the last: {what}");
             self.close(ix, Close::new(CloseCode::TooManyBadDatagrams, reason));
         }
     }

@@ -97,7 +97,7 @@ impl NodeShard {
     }
 
     pub(super) fn room_up(&mut self, now: Time, info: Subscribed) {
-        let at = match self.by_id.get(&info.id) {
+        let at = match self.by_name.get(&info.name) {
             Some(&at) => {
                 self.room_renewed(at, info);
                 at
@@ -149,26 +149,38 @@ impl NodeShard {
         at
     }
 
-    /// The room has another epoch or cadence: whoever is in it is told.
+    /// The room has another epoch or cadence: whoever is in it is told. Of a newer tick alone they
+    /// are not: each room that another shard asks for would be a message to everyone here.
     fn room_renewed(&mut self, at: usize, info: Subscribed) {
         let Some(room) = self.rooms[at].as_mut() else {
             return;
         };
-        if room.info == info {
+        if room.info == (Subscribed { newest: room.info.newest, ..info.clone() }) {
             return;
         }
         if room.info.epoch != info.epoch {
             room.ring.clear();
             room.announced = info.newest;
             room.pending = 0;
+            // Versions of the document count anew in a new epoch.
+            room.state = None;
         }
-        room.info = info.clone();
+        // An origin that started again may have numbered its rooms in another order.
+        let former = std::mem::replace(&mut room.info, info.clone());
+        if self.by_id.get(&former.id) == Some(&at) {
+            self.by_id.remove(&former.id);
+        }
+        self.by_id.insert(info.id, at);
         for ix in self.members(at) {
             self.send(ix, &ServerMessage::Subscribed(info.clone()));
         }
     }
 
     pub(super) fn room_refused(&mut self, name: &str, close: &Close) {
+        // Someone joined while the room was being given back, and it cannot be had again.
+        if let Some(&at) = self.by_name.get(name) {
+            self.room_ends(at, close);
+        }
         let Some(waiting) = self.waiting.remove(name) else {
             return;
         };
@@ -192,9 +204,13 @@ impl NodeShard {
     }
 
     pub(super) fn room_down(&mut self, id: u32, close: &Close) {
-        let Some(&at) = self.by_id.get(&id) else {
-            return;
-        };
+        if let Some(&at) = self.by_id.get(&id) {
+            self.room_ends(at, close);
+        }
+    }
+
+    /// Tells those who are in a room that it is gone, and forgets it.
+    fn room_ends(&mut self, at: usize, close: &Close) {
         let Some(name) = self.rooms[at].as_ref().map(|room| room.info.name.clone()) else {
             return;
         };
@@ -235,7 +251,9 @@ impl NodeShard {
 
     fn drop_room(&mut self, at: usize) {
         if let Some(room) = self.rooms[at].take() {
-            self.by_id.remove(&room.info.id);
+            if self.by_id.get(&room.info.id) == Some(&at) {
+                self.by_id.remove(&room.info.id);
+            }
             self.by_name.remove(&room.info.name);
         }
     }
