@@ -7,5 +7,6 @@
 
 pub mod audio;
 pub mod listen;
+pub mod patience;
 pub mod session;
 pub mod speak;

@@ -16,6 +16,8 @@ use stentor_proto::wire::{
     VERSION, Welcome, encode_control,
 };
 
+use crate::patience::{PATIENCE, patient};
+
 /// How long a connection and its welcome may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -139,7 +141,7 @@ impl Connector {
         let crypto = client_crypto(trust)?;
         let crypto = QuicClientConfig::try_from(crypto)
             .map_err(|error| SessionError::Setup(error.to_string()))?;
-        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+        let mut config = quinn::ClientConfig::new(patient(crypto, PATIENCE));
         let mut transport = quinn::TransportConfig::default();
         transport
             .max_concurrent_uni_streams(0u32.into())

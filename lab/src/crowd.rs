@@ -4,16 +4,19 @@
 //! does not decode; listeners that do are `stentor-client`'s.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use quinn_proto::crypto::rustls::QuicClientConfig;
+use stentor_client::patience::{PATIENCE, patient};
 use stentor_proto::receive::Reception;
 use stentor_proto::wire::{
     ALPN, ClientMessage, ControlDecoder, FEATURES, Framing, Hello, Role, ServerMessage, VERSION,
     encode_control,
 };
 use stentor_proto::{Time, limits};
-use stentor_relay::quic::config::{SharedKeys, TransportSettings, client_config, client_tls};
+use stentor_relay::quic::config::{SharedKeys, TransportSettings, client_config_over, client_tls};
 use stentor_relay::quic::sys::{BindOptions, bind};
 use stentor_relay::quic::{ConnId, Driver, DriverSettings, Event};
 
@@ -35,10 +38,22 @@ pub struct CrowdPlan {
     pub room: String,
     /// Tokens, used in turn; none for anonymous listeners.
     pub tokens: Vec<String>,
+    /// How they acknowledge.
+    pub acks: Acks,
     /// UDP sockets that the listeners share.
     pub sockets: usize,
     /// Handshakes under way at once.
     pub at_once: usize,
+}
+
+/// How a listener's client acknowledges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acks {
+    /// As `stentor listen` does: it announces that it acknowledges rarely.
+    #[default]
+    Patient,
+    /// As a client on plain quinn does.
+    Plain,
 }
 
 /// One listener.
@@ -100,8 +115,12 @@ impl Crowd {
     /// When TLS or a socket is not to be had.
     pub fn new(plan: CrowdPlan) -> Result<Self> {
         let tls = client_tls(plan.roots.clone(), &[ALPN])?;
-        // A listener acknowledges as the relay asks it to; what it asks of the relay is nothing.
-        let client = client_config(tls, &TransportSettings::default())?;
+        let tls = QuicClientConfig::try_from(tls)?;
+        let crypto: Arc<dyn quinn_proto::crypto::ClientConfig> = match plan.acks {
+            Acks::Patient => patient(tls, PATIENCE),
+            Acks::Plain => Arc::new(tls),
+        };
+        let client = client_config_over(crypto, &TransportSettings::default())?;
         let now = Instant::now();
         let mut desks = Vec::new();
         for _ in 0..plan.sockets.max(1) {

@@ -12,6 +12,8 @@ use serde_json::{Map, Value};
 #[derive(Debug)]
 pub struct Report {
     started: Instant,
+    /// Asked before a bench pins its thread, which would make it one.
+    cores: usize,
     fields: Map<String, Value>,
 }
 
@@ -30,7 +32,8 @@ impl Report {
     /// A report whose `seconds` count from this moment.
     #[must_use]
     pub fn start() -> Self {
-        Self { started: Instant::now(), fields: Map::new() }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { started: Instant::now(), cores, fields: Map::new() }
     }
 
     /// Adds a field. A figure that is not a number becomes 0: no field is NaN or null.
@@ -58,7 +61,7 @@ impl Report {
     pub fn finish(mut self) -> Value {
         let seconds = self.started.elapsed().as_secs_f64();
         self.set("commit", env!("STENTOR_COMMIT"));
-        self.set("cores", std::thread::available_parallelism().map_or(1, usize::from));
+        self.set("cores", self.cores);
         self.set("kernel", kernel());
         self.set("seconds", seconds);
         Value::Object(self.fields)

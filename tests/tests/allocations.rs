@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use stentor_lab::crowd::{Crowd, CrowdPlan};
+use stentor_lab::crowd::{Acks, Crowd, CrowdPlan};
 use stentor_proto::node::{NodeShard, ShardEffect, ShardSettings, Tick, ToShard};
 use stentor_proto::token::Verifier;
 use stentor_proto::wire::{ALPN, Framing, Subscribed, TickFlags, TickKey, record_bytes};
@@ -175,6 +175,7 @@ fn count(listeners: usize, ticks: u64) -> (u64, u64) {
                 roots,
                 room: "hall".into(),
                 tokens: Vec::new(),
+                acks: Acks::Patient,
                 sockets: 2,
                 at_once: 16,
             };

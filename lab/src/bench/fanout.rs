@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::bed::{Bed, Choir, RelayPlan};
-use crate::crowd::{Crowd, CrowdPlan};
+use crate::crowd::{Acks, Crowd, CrowdPlan};
 use crate::report::{Events, Report, Spread};
 
 use self::rounds::Round;
@@ -76,6 +76,7 @@ pub fn run(options: &FanoutOptions, say: &mut dyn FnMut(&str)) -> Result<Report>
     let rounds = rounds::run(options, &mut rig, say, &mut events)?;
     cost(&mut report, options, &rounds);
     if options.stages {
+        plain_acks(options, &mut rig, say, &mut events, &mut report)?;
         stages::joins(&mut rig, say, &mut report)?;
         stages::memory(&mut rig, say, &mut report)?;
     }
@@ -129,7 +130,7 @@ fn set_up(options: &FanoutOptions) -> Result<Rig> {
     let joins = (0..most).map(|_| bed.stage("bench")).collect::<Result<Vec<_>>>()?;
     let settings = stentor_client::audio::EncoderSettings::bench();
     let choir = Choir::start(bed.trust(), joins, settings, Some(OTHER_CORE))?;
-    let crowd = crowd(&bed, 0, "bench", Vec::new())?;
+    let crowd = crowd(&bed, 0, "bench", Acks::Patient, Vec::new())?;
     Ok(Rig { bed, crowd, choir })
 }
 
@@ -145,7 +146,7 @@ fn relay(name: &str, level: u8, core: usize) -> RelayPlan {
 }
 
 /// A crowd at one relay.
-fn crowd(bed: &Bed, relay: usize, room: &str, tokens: Vec<String>) -> Result<Crowd> {
+fn crowd(bed: &Bed, relay: usize, room: &str, acks: Acks, tokens: Vec<String>) -> Result<Crowd> {
     let address = bed.relays[relay].address;
     Crowd::new(CrowdPlan {
         address,
@@ -153,9 +154,33 @@ fn crowd(bed: &Bed, relay: usize, room: &str, tokens: Vec<String>) -> Result<Cro
         roots: bed.roots()?,
         room: room.into(),
         tokens,
+        acks,
         sockets: SOCKETS,
         at_once: 32,
     })
+}
+
+/// The same with listeners that acknowledge as plain quinn does: what a stranger's client costs.
+fn plain_acks(
+    options: &FanoutOptions,
+    rig: &mut Rig,
+    say: &mut dyn FnMut(&str),
+    events: &mut Events,
+    report: &mut Report,
+) -> Result<()> {
+    say("the same with listeners on plain quinn");
+    rig.crowd.leave();
+    rig.crowd.listen(Duration::from_millis(500))?;
+    rig.crowd = crowd(&rig.bed, 0, "bench", Acks::Plain, Vec::new())?;
+    rig.crowd.grow(options.listeners, Duration::from_secs(60))?;
+    let first = vec![options.speakers[0]];
+    let options = FanoutOptions { speakers: first, rounds: 3, ..options.clone() };
+    let rounds = rounds::run(&options, rig, say, events)?;
+    let ratios: Vec<f64> = rounds.iter().map(|r| r.cpu_us / r.floor_us).collect();
+    report.spread("ratio_to_floor_plain_acks", Spread::of(&ratios));
+    let lost: u64 = rounds.iter().map(|r| r.sent.saturating_sub(r.received)).sum();
+    report.set("lost_plain_acks", lost);
+    Ok(())
 }
 
 fn cost(report: &mut Report, options: &FanoutOptions, rounds: &[Round]) {

@@ -245,7 +245,7 @@ impl Shard {
                     self.node.handle_open(time, conn, Framing::Quic);
                 }
                 Event::Control { conn, bytes } => self.node.handle_control(time, conn, &bytes),
-                Event::ControlFinished { .. } => {}
+                Event::ControlFinished { conn } => self.node.handle_control_finished(conn),
                 Event::Datagram { conn, bytes, .. } => {
                     self.node.handle_datagram(time, conn, bytes);
                 }

@@ -24,7 +24,6 @@ use stentor_proto::limits::{
 
 use super::cid::{CidKey, ShardCids};
 use super::congestion::SteadyFactory;
-use super::patience::Patient;
 
 /// Why a configuration cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -220,9 +219,18 @@ pub fn client_config(
     tls: rustls::ClientConfig,
     settings: &TransportSettings,
 ) -> Result<ClientConfig, ConfigError> {
-    let patient =
-        Patient { tls: Arc::new(QuicClientConfig::try_from(tls)?), patience: settings.acks.delay };
-    let mut config = ClientConfig::new(Arc::new(patient));
+    client_config_over(Arc::new(QuicClientConfig::try_from(tls)?), settings)
+}
+
+/// The same over a session cryptography of the caller's.
+///
+/// # Errors
+/// When the idle timeout is out of range.
+pub fn client_config_over(
+    crypto: Arc<dyn quinn_proto::crypto::ClientConfig>,
+    settings: &TransportSettings,
+) -> Result<ClientConfig, ConfigError> {
+    let mut config = ClientConfig::new(crypto);
     config.transport_config(Arc::new(transport(settings)?));
     Ok(config)
 }

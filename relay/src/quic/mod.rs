@@ -16,7 +16,6 @@ mod connection;
 mod driver;
 mod engine;
 mod event;
-mod patience;
 pub mod sys;
 mod timers;
 

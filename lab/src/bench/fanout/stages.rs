@@ -9,6 +9,7 @@ use stentor_proto::wire::Role;
 
 use super::{CHILD, RELAY, Rig, crowd};
 use crate::bed::Choir;
+use crate::crowd::Acks;
 use crate::report::{Report, quantile};
 
 /// Listeners on the relay while a hop is measured.
@@ -25,7 +26,7 @@ const MEMORY_TIME: Duration = Duration::from_secs(10);
 /// The delay of a hop between two relays, and of the hop to the listeners.
 pub(super) fn hop(rig: &mut Rig, say: &mut dyn FnMut(&str), report: &mut Report) -> Result<()> {
     say("measuring the delay of a hop with 200 listeners");
-    let mut below = crowd(&rig.bed, 1, "bench", Vec::new())?;
+    let mut below = crowd(&rig.bed, 1, "bench", Acks::Patient, Vec::new())?;
     rig.crowd.grow(HOP_LISTENERS, Duration::from_secs(30))?;
     below.grow(1, Duration::from_secs(30))?;
     rig.choir.speak(1);
@@ -94,7 +95,7 @@ pub(super) fn joins(rig: &mut Rig, say: &mut dyn FnMut(&str), report: &mut Repor
 }
 
 fn churn(rig: &Rig, tokens: Vec<String>) -> Result<f64> {
-    let mut crowd = crowd(&rig.bed, 0, "bench", tokens)?;
+    let mut crowd = crowd(&rig.bed, 0, "bench", Acks::Patient, tokens)?;
     let before = rig.bed.relays[0].cpu_seconds()?;
     let joined = crowd.churn(CHURN)?;
     let cpu = rig.bed.relays[0].cpu_seconds()? - before;
@@ -110,7 +111,7 @@ pub(super) fn memory(rig: &mut Rig, say: &mut dyn FnMut(&str), report: &mut Repo
     let settings = stentor_client::audio::EncoderSettings::bench();
     let choir = Choir::start(rig.bed.trust(), vec![join], settings, Some(super::OTHER_CORE))?;
     choir.speak(1);
-    let mut crowd = crowd(&rig.bed, 0, "slow", Vec::new())?;
+    let mut crowd = crowd(&rig.bed, 0, "slow", Acks::Patient, Vec::new())?;
     let mut sizes = Vec::new();
     for listeners in [MEMORY.0, MEMORY.1] {
         say(&format!("memory with {listeners} listeners at 60 ms ticks"));

@@ -19,11 +19,20 @@ use quinn_proto::crypto::{ClientConfig, Session};
 use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectError, Side, VarInt};
 
+/// How long a listener's client waits before it acknowledges: seven ticks of 20 ms in one ACK.
+pub const PATIENCE: Duration = Duration::from_millis(150);
+
+/// A client's cryptography whose sessions announce `patience` (rounded to milliseconds, 16 s at
+/// most: RFC 9000 section 18.2).
+#[must_use]
+pub fn patient(tls: QuicClientConfig, patience: Duration) -> Arc<dyn ClientConfig> {
+    Arc::new(Patient { tls: Arc::new(tls), patience })
+}
+
 /// A client's TLS whose transport parameters carry a patience.
-pub(super) struct Patient {
-    pub(super) tls: Arc<QuicClientConfig>,
-    /// Rounded to milliseconds, 16 s at most (RFC 9000 section 18.2).
-    pub(super) patience: Duration,
+struct Patient {
+    tls: Arc<QuicClientConfig>,
+    patience: Duration,
 }
 
 impl ClientConfig for Patient {
