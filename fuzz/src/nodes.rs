@@ -153,7 +153,12 @@ impl Shard {
             }
             8 | 9 => self.control_says(a, b),
             10 => match b % 4 {
-                0 => self.node.handle_busy(session, u32::from(b)),
+                0 => {
+                    let tick = a_tick(u32::from(a % 4), b, b);
+                    if let Some(fanout) = self.node.handle_tick(now, &tick) {
+                        self.node.handle_busy(session, fanout, u32::from(b));
+                    }
+                }
                 1 => drop(self.node.handle_ready(session)),
                 2 => self.node.handle_unsent(session, u32::from(b)),
                 _ => self.node.handle_control_finished(session),

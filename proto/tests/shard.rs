@@ -3,7 +3,9 @@
 
 use bytes::Bytes;
 use stentor_proto::fanout::SessionIx;
-use stentor_proto::node::{NodeShard, ShardEffect, ShardSettings, Tick, ToControl, ToShard};
+use stentor_proto::node::{
+    Fanout, NodeShard, ShardEffect, ShardSettings, Tick, ToControl, ToShard,
+};
 use stentor_proto::token::Verifier;
 use stentor_proto::wire::{
     ClientMessage, Close, CloseCode, ControlDecoder, Datagram, Framing, Hello, RepairRequest, Role,
@@ -87,12 +89,16 @@ impl Bench {
         self.say(ix, &ClientMessage::Hello(hello))
     }
 
-    /// A tick, and who gets it with which bytes.
-    fn tick(&mut self, number: u32) -> Vec<(u32, Bytes)> {
+    fn hand_over(&mut self, number: u32) -> Option<Fanout> {
         let record = record_bytes(number, 5, 20, TickFlags::default(), &[0; 40]);
         let key = TickKey { room: 1, epoch: 1, number };
         let tick = Tick { key, record, tick_ms: 20, pending: 0 };
-        let Some(fanout) = self.shard.handle_tick(self.now, &tick) else { return Vec::new() };
+        self.shard.handle_tick(self.now, &tick)
+    }
+
+    /// A tick, and who gets it with which bytes.
+    fn tick(&mut self, number: u32) -> Vec<(u32, Bytes)> {
+        let Some(fanout) = self.hand_over(number) else { return Vec::new() };
         let lists = self.shard.fanout(fanout);
         lists.flat_map(|(list, bytes)| list.iter().map(|ix| (ix.0, bytes.clone()))).collect()
     }
@@ -181,8 +187,8 @@ fn a_busy_session_is_served_from_the_ring_and_skips_what_is_stale() {
     let mut bench = Bench::with_room();
     bench.open(0, listener());
     bench.open(1, listener());
-    bench.tick(1);
-    bench.shard.handle_busy(SessionIx(0), 1);
+    let fanout = bench.hand_over(1).unwrap();
+    bench.shard.handle_busy(SessionIx(0), fanout, 1);
     let others: Vec<u32> = (2..=40).flat_map(|n| bench.tick(n)).map(|(ix, _)| ix).collect();
     assert_eq!(others, [1; 39], "the other session notices nothing");
     let mut got = Vec::new();

@@ -186,7 +186,7 @@ impl Shard {
     fn ticks(&mut self, now: Instant) {
         while let Ok(tick) = self.ports.ticks.try_recv() {
             if let Some(fanout) = self.node.handle_tick(self.clock.time(now), &tick) {
-                self.send(now, fanout, true);
+                self.send(now, fanout);
             }
         }
     }
@@ -197,7 +197,7 @@ impl Shard {
         if time >= self.node.poll_timeout() {
             self.node.handle_timeout(time);
             while let Some(fanout) = self.node.poll_beacon(time) {
-                self.send(now, fanout, false);
+                self.send(now, fanout);
             }
         }
         if now >= self.report_due {
@@ -213,7 +213,7 @@ impl Shard {
     }
 
     /// Sends a tick or a beacon to everyone it is for: one copy of its bytes for all.
-    fn send(&mut self, now: Instant, fanout: Fanout, keep: bool) {
+    fn send(&mut self, now: Instant, fanout: Fanout) {
         let busy = &mut self.busy;
         let mut offered = 0;
         for (list, bytes) in self.node.fanout(fanout) {
@@ -222,14 +222,12 @@ impl Shard {
         }
         self.driver.flush(now);
         self.node.handle_offered(offered);
-        // A beacon that cannot go out at once is worth nothing later.
         for (ix, outcome) in self.busy.drain(..) {
+            let number = fanout.number;
             match outcome {
-                Outcome::Full if keep => self.node.handle_busy(ix, fanout.number),
-                Outcome::Waiting if keep => {
-                    self.node.handle_busy(ix, fanout.number.saturating_add(1));
-                }
-                _ => {}
+                Outcome::Full => self.node.handle_busy(ix, fanout, number),
+                Outcome::Waiting => self.node.handle_busy(ix, fanout, number.saturating_add(1)),
+                Outcome::Sent | Outcome::Closed | Outcome::TooLarge => {}
             }
         }
     }

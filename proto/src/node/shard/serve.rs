@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{NodeShard, ShardEffect, Standing};
+use super::{Fanout, Kind, NodeShard, ShardEffect, Standing};
 use crate::fanout::SessionIx;
 use crate::node::messages::ToControl;
 use crate::wire::{Framing, RepairRequest, SpeechFrame, ticks_bytes};
@@ -129,16 +129,20 @@ impl NodeShard {
         self.tell(ToControl::Speech { room, slot, frames });
     }
 
-    /// A connection could not take tick `number`: from here on its session is served from the
-    /// ring, until it has caught up.
-    pub fn handle_busy(&mut self, ix: SessionIx, number: u32) {
-        let Some(session) = self.session_mut(ix) else {
+    /// A connection could not take what `fanout` sends: from here on its session is served that
+    /// room from the ring, beginning with tick `next`, until it has caught up. A beacon that cannot
+    /// go out at once is worth nothing later, and changes nothing.
+    pub fn handle_busy(&mut self, ix: SessionIx, fanout: Fanout, next: u32) {
+        if fanout.kind == Kind::Beacon {
             return;
+        }
+        let Some(session) = self.session_mut(ix) else { return };
+        let here = |m: &&mut super::Membership| {
+            m.room == fanout.room && matches!(m.standing, Standing::Live(_))
         };
-        let live = session.rooms.iter_mut().find(|m| matches!(m.standing, Standing::Live(_)));
-        let Some(membership) = live else { return };
+        let Some(membership) = session.rooms.iter_mut().find(here) else { return };
         let was = *membership;
-        membership.standing = Standing::Lagging { next: number };
+        membership.standing = Standing::Lagging { next };
         self.off_the_list(was);
     }
 
@@ -171,7 +175,7 @@ impl NodeShard {
                 None => (newest, None),
             };
             self.stats.drop_stale += u64::from(number - next);
-            self.lag_from(ix, at, number + 1);
+            self.lag_from(ix, at, number.saturating_add(1));
             if let Some(bytes) = bytes {
                 return Some((number, bytes));
             }
