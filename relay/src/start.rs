@@ -179,7 +179,8 @@ fn random() -> Result<u64, Error> {
 /// # Errors
 /// When a file or the development directory is at fault.
 pub fn load_tls(node: &NodeSettings) -> Result<Tls, ConfigError> {
-    let tls = Tls::load(&node.tls, node.advertise.as_ref())?;
+    // A development certificate names the address at which the node is reached.
+    let tls = Tls::load(&node.tls, Some(&node.advertised(node.listen)))?;
     if let Some(dev) = tls.dev() {
         tracing::warn!(
             directory = %dev.path().display(),
