@@ -131,7 +131,11 @@ pub fn run(options: &DemoOptions, watcher: &mut dyn Watcher) -> Result<Outcome> 
     figures::outcome(options, report, &tree, &memories, &files, &mut events)
 }
 
-fn check(options: &DemoOptions) -> Result<()> {
+/// Whether such a demo can be shown.
+///
+/// # Errors
+/// What is out of bounds.
+pub fn check(options: &DemoOptions) -> Result<()> {
     let DemoOptions { listeners, levels, relays_per_level, speakers, .. } = options;
     if *listeners == 0 || *speakers == 0 || *speakers > SPEAKERS_MOST {
         bail!("there must be a listener, and 1 to {SPEAKERS_MOST} speakers");
