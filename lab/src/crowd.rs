@@ -108,6 +108,21 @@ pub struct Joins {
     pub first_tick_ms: Vec<f64>,
 }
 
+/// What one listener of a crowd received.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Count {
+    /// The first tick.
+    pub first: u32,
+    /// The last tick.
+    pub last: u32,
+    /// Distinct ticks.
+    pub ticks: u64,
+    /// From the first packet to the welcome, in milliseconds.
+    pub join_ms: f64,
+    /// From the first packet to the first tick, in milliseconds.
+    pub first_tick_ms: f64,
+}
+
 impl Crowd {
     /// A crowd without listeners.
     ///
@@ -244,6 +259,27 @@ impl Crowd {
             (after + 1..=last).filter(|&number| has(&member.ticks, base, number)).count() as u64
         };
         self.members().map(count).sum()
+    }
+
+    /// What each listener that is inside received.
+    #[must_use]
+    pub fn counts(&self) -> Vec<Count> {
+        let base = self.base.unwrap_or_default();
+        let ms = |time: Option<Duration>| time.map_or(0.0, |time| time.as_secs_f64() * 1_000.0);
+        let count = |member: &Member| {
+            let words = || member.ticks.iter().enumerate().filter(|(_, word)| **word != 0);
+            let first = words().next().map(|(at, word)| at as u32 * 64 + word.trailing_zeros());
+            let last = words().last().map(|(at, word)| at as u32 * 64 + 63 - word.leading_zeros());
+            Count {
+                first: first.map_or(0, |bit| base + bit),
+                last: last.map_or(0, |bit| base + bit),
+                ticks: member.ticks.iter().map(|word| u64::from(word.count_ones())).sum(),
+                join_ms: ms(member.joined),
+                first_tick_ms: ms(member.first_tick),
+            }
+        };
+        let inside = |member: &&Member| member.joined.is_some() && member.closed.is_none();
+        self.members().filter(inside).map(count).collect()
     }
 
     /// From here on, notes for some listeners when the kernel received their ticks.

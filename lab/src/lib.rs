@@ -7,6 +7,7 @@
 pub mod bed;
 pub mod bench;
 pub mod crowd;
+pub mod demo;
 pub mod floor;
 pub mod hears;
 pub mod nodes;

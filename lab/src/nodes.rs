@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -64,6 +65,8 @@ impl Node {
         command
             .args(["--listen", &address.to_string(), "--admin", &admin.to_string()])
             .args(&plan.args)
+            // Ctrl-C at a terminal is for whoever started the node, who ends it when it is time.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(out);
@@ -105,11 +108,7 @@ impl Node {
     /// # Errors
     /// When the admin listener does not answer.
     pub fn topology(&self) -> Result<Value> {
-        let (status, body) = self.admin_get("/topology")?;
-        if status != 200 {
-            bail!("{}: /topology answers {status}", self.name);
-        }
-        Ok(serde_json::from_str(&body)?)
+        topology(self.admin).with_context(|| self.name.clone())
     }
 
     /// The sum of a metric over all its labels.
@@ -132,14 +131,7 @@ impl Node {
     /// # Errors
     /// When it does not answer.
     pub fn admin_get(&self, path: &str) -> Result<(u16, String)> {
-        let mut stream = TcpStream::connect_timeout(&self.admin, ADMIN_WITHIN)?;
-        stream.set_read_timeout(Some(ADMIN_WITHIN))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let status = answer.split_ascii_whitespace().nth(1).and_then(|code| code.parse().ok());
-        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
-        Ok((status.context("the admin listener does not speak HTTP")?, body.to_owned()))
+        admin_get(self.admin, path)
     }
 
     /// CPU time of all the process's threads, user and system, in seconds.
@@ -201,6 +193,30 @@ impl Drop for Node {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What `/topology` of an admin listener says.
+///
+/// # Errors
+/// When it does not answer.
+pub fn topology(admin: SocketAddr) -> Result<Value> {
+    let (status, body) = admin_get(admin, "/topology")?;
+    if status != 200 {
+        bail!("/topology answers {status}");
+    }
+    Ok(serde_json::from_str(&body)?)
+}
+
+/// One GET of an admin listener: status and body.
+fn admin_get(admin: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&admin, ADMIN_WITHIN)?;
+    stream.set_read_timeout(Some(ADMIN_WITHIN))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer.split_ascii_whitespace().nth(1).and_then(|code| code.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
+    Ok((status.context("the admin listener does not speak HTTP")?, body.to_owned()))
 }
 
 /// A binary of this project: beside the one that runs, or one folder up (for tests).

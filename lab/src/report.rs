@@ -67,6 +67,19 @@ impl Report {
         Value::Object(self.fields)
     }
 
+    /// The whole object as a table for a person: a line for each field.
+    #[must_use]
+    pub fn table(self) -> String {
+        let value = self.finish();
+        let fields = || value.as_object().into_iter().flatten();
+        let width = fields().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let line = |(name, value): (&String, &Value)| {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            format!("{name:<width$}  {value}")
+        };
+        fields().map(line).collect::<Vec<_>>().join("\n")
+    }
+
     /// Writes the object to standard output.
     ///
     /// # Errors
