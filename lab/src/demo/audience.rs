@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use super::ROOM;
 use super::court::{Court, Recording};
 use super::stage::ended;
-use crate::crowd::{Crowd, CrowdPlan};
+use crate::crowd::{Acks, Crowd, CrowdPlan};
 
 /// Listeners that share a UDP socket.
 const PER_SOCKET: usize = 10;
@@ -309,6 +309,7 @@ fn stand(
         roots: house.roots.clone(),
         room: ROOM.into(),
         tokens: Vec::new(),
+        acks: Acks::Patient,
         sockets: numbers.len().div_ceil(PER_SOCKET).min(16),
         at_once: AT_ONCE,
     })?;
