@@ -20,18 +20,18 @@ const TOKEN: &str = "STENTOR_TOKEN";
 
 /// Trust and token.
 #[derive(Clone, Debug, Args)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     /// File with the token [env: STENTOR_TOKEN for the token itself]
     #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
     /// PEM file with the authorities to trust; default the system's
     #[arg(long, value_name = "FILE", conflicts_with = "dev")]
-    pub ca: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
     /// Development mode: trust the nodes of a development directory, by default ./stentor-dev, and
     /// sign a token with its key unless one is given
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true,
           default_missing_value = "stentor-dev")]
-    pub dev: Option<PathBuf>,
+    pub(crate) dev: Option<PathBuf>,
 }
 
 impl Credentials {
@@ -39,7 +39,7 @@ impl Credentials {
     ///
     /// # Errors
     /// When the file or directory is at fault.
-    pub fn trust(&self) -> Result<Trust, Error> {
+    pub(crate) fn trust(&self) -> Result<Trust, Error> {
         if let Some(dev) = &self.dev {
             return Ok(Trust::Authorities(vec![open_dev(dev)?.authority()]));
         }
@@ -58,7 +58,7 @@ impl Credentials {
     ///
     /// # Errors
     /// When the file or directory is at fault.
-    pub fn token(
+    pub(crate) fn token(
         &self,
         room: &str,
         role: Role,
@@ -89,7 +89,7 @@ impl Credentials {
 ///
 /// # Errors
 /// When every verifier would refuse it.
-pub fn sign(signer: &Signer, request: &Request) -> Result<String, Error> {
+pub(crate) fn sign(signer: &Signer, request: &Request) -> Result<String, Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     mint(signer, request, now.as_secs()).map_err(|error| Error::Usage(error.to_string()))
 }
@@ -98,7 +98,7 @@ pub fn sign(signer: &Signer, request: &Request) -> Result<String, Error> {
 ///
 /// # Errors
 /// When there is none: a client that made one would trust nobody but itself.
-pub fn open_dev(dir: &Path) -> Result<DevDir, Error> {
+pub(crate) fn open_dev(dir: &Path) -> Result<DevDir, Error> {
     if !dir.is_dir() {
         let problem = "there is no such directory; start stentor-origin --dev first, in the same \
             folder, or name its directory: --dev=DIR";
@@ -108,7 +108,7 @@ pub fn open_dev(dir: &Path) -> Result<DevDir, Error> {
 }
 
 /// A file that the command line names is at fault.
-pub fn configuration(flag: &str, path: &Path, problem: String) -> Error {
+pub(crate) fn configuration(flag: &str, path: &Path, problem: String) -> Error {
     Error::Configuration(ConfigError {
         key: flag.to_owned(),
         value: Some(format!("{path:?}")),
