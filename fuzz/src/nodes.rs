@@ -92,7 +92,7 @@ fn a_tick(room: u32, epoch: u8, number: u8) -> Tick {
     let number = u32::from(number).max(1);
     let record = record_bytes(number, 0, 20, TickFlags::default(), &[0]);
     let key = TickKey { room, epoch: u32::from(epoch % 4), number };
-    Tick { key, record, tick_ms: 20, pending: u32::from(epoch) }
+    Tick { key, record, tick_ms: 20, pending: u32::from(epoch), replay: number % 2 == 0 }
 }
 
 /// A shard with what the fuzzer knows of it.

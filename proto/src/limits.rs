@@ -218,6 +218,11 @@ pub const TOTALS_EVERY: Duration = LOAD_EVERY;
 pub const LOAD_EVERY: Duration = Duration::from_secs(1);
 /// A parent that refused a room is asked again after this long: it may have found it since.
 pub const RESUBSCRIBE: Duration = Duration::from_secs(5);
+/// New rooms that a relay asks its parents for in a second, and in a burst of the same size: with
+/// three parents' answers well under [`CHILD_CONTROL_PER_S`].
+pub const NEW_ROOMS_PER_S: u32 = 100;
+/// A room that no parent has is not asked for again within this.
+pub const ABSENT_ROOM: Duration = Duration::from_secs(1);
 /// A room without children is given back after this long.
 pub const ROOM_LINGER: Duration = Duration::from_secs(10);
 

@@ -18,6 +18,8 @@ use crate::wire::{Close, CloseCode, Role};
 pub const AUDIENCE: &str = "stentor";
 /// The room of a relay's token: a relay carries any room.
 pub const ANY_ROOM: &str = "*";
+/// The identity in a relay's token that is good for a relay of any name: development mode's.
+pub const ANY_RELAY: &str = "*";
 
 /// What a token says. The audience is implied: it is always [`AUDIENCE`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -92,7 +92,7 @@ impl Bench {
     fn hand_over(&mut self, number: u32) -> Option<Fanout> {
         let record = record_bytes(number, 5, 20, TickFlags::default(), &[0; 40]);
         let key = TickKey { room: 1, epoch: 1, number };
-        let tick = Tick { key, record, tick_ms: 20, pending: 0 };
+        let tick = Tick { key, record, tick_ms: 20, pending: 0, replay: false };
         self.shard.handle_tick(self.now, &tick)
     }
 
@@ -313,7 +313,7 @@ fn ticks_of_another_epoch_do_not_pass() {
     bench.open(0, listener());
     let record = record_bytes(1, 5, 20, TickFlags::default(), &[0]);
     let key = TickKey { room: 1, epoch: 2, number: 1 };
-    let tick = Tick { key, record, tick_ms: 20, pending: 0 };
+    let tick = Tick { key, record, tick_ms: 20, pending: 0, replay: false };
     assert!(bench.shard.handle_tick(bench.now, &tick).is_none());
     assert_eq!(bench.shard.stats().drop_foreign_tick, 1);
 }

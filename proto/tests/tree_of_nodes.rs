@@ -297,7 +297,7 @@ fn a_tick_of_a_room_that_a_shard_does_not_have_is_counted_and_dropped() {
     let mut world = World::tree(Setup::default(), 1, 1);
     let record = record_bytes(1, 0, 20, TickFlags::default(), &[0]);
     let key = TickKey { room: 9, epoch: 1, number: 1 };
-    let tick = Tick { key, record, tick_ms: 20, pending: 0 };
+    let tick = Tick { key, record, tick_ms: 20, pending: 0, replay: false };
     let now = world.now;
     let shard = &mut world.nodes[1].shards[0];
     assert!(shard.handle_tick(now, &tick).is_none());

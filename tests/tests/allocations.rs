@@ -148,7 +148,7 @@ impl Server {
         let now = Instant::now();
         let key = TickKey { room: 1, epoch: 1, number: self.number };
         let record = record_bytes(self.number, 0, 20, TickFlags::default(), &[7; 130]);
-        let tick = Tick { key, record, tick_ms: 20, pending: 0 };
+        let tick = Tick { key, record, tick_ms: 20, pending: 0, replay: false };
         let fanout = self.node.handle_tick(self.clock.time(now), &tick).unwrap();
         let mut sent = 0;
         for (list, bytes) in self.node.fanout(fanout) {

@@ -51,6 +51,7 @@ impl Variants {
     pub fn build(
         &mut self,
         (room, epoch, number): (u32, u32, u32),
+        replay: bool,
         pending: u32,
         ring: &Ring,
         wanted: impl Fn(Framing, Variant) -> bool,
@@ -77,7 +78,7 @@ impl Variants {
                     }
                 }
                 self.built[framing.index()][variant.index()] =
-                    ticks_bytes(framing, room, epoch, false, pending, &records[..count]);
+                    ticks_bytes(framing, room, epoch, replay, pending, &records[..count]);
             }
         }
     }
@@ -96,7 +97,7 @@ mod tests {
 
     fn numbers(ring: &Ring, number: u32, variant: Variant) -> Vec<u32> {
         let mut variants = Variants::default();
-        variants.build((1, 1, number), 0, ring, |_, _| true);
+        variants.build((1, 1, number), false, 0, ring, |_, _| true);
         let bytes = variants.datagram(Framing::Quic, variant).clone();
         assert_eq!(
             variants.datagram(Framing::WebTransport, variant)[1..],

@@ -19,6 +19,8 @@ pub struct Tick {
     pub tick_ms: u8,
     /// Bit i: this node itself still waits for tick `key.number − 1 − i`.
     pub pending: u32,
+    /// It came as an answer to a repair request or as a replay, and goes on as such.
+    pub replay: bool,
 }
 
 /// What a shard tells control.

@@ -350,6 +350,7 @@ impl OriginControl {
                 tick_ms: tick.record.tick_ms,
                 record: tick.record.bytes,
                 pending: 0,
+                replay: false,
             });
         }
         while let Some(request) = entry.room.poll_request() {

@@ -11,6 +11,7 @@ use super::control::{ControlEffect, LinkId};
 use super::messages::{Tick, ToControl, ToShard};
 use super::stats::ControlStats;
 use super::view::{NodeView, ParentView, RoomView};
+use crate::session::{Budget, SessionKey};
 use crate::tree::{Attach, Sums};
 use crate::wire::{ClientMessage, Close, CloseCode, Load, RelayInfo, encode_control};
 use crate::{Time, limits};
@@ -44,7 +45,12 @@ pub struct RelayControl {
     /// What each shard carries: listeners, children, joins in the last second.
     totals: BTreeMap<u16, (u32, u32, u32)>,
     sums: Sums,
-    children: BTreeMap<crate::session::SessionKey, String>,
+    children: BTreeMap<SessionKey, String>,
+    /// Rooms that no parent has: until when that is believed, and what those who ask are told.
+    absent: BTreeMap<String, (Time, Close)>,
+    /// Rooms that may be asked for, so that made-up names do not use up this relay's own budget at
+    /// its parents.
+    asking: Budget,
     load_due: Time,
     load_sequence: u64,
     draining: bool,
@@ -68,6 +74,8 @@ impl RelayControl {
             names: BTreeMap::new(),
             totals: BTreeMap::new(),
             children: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            asking: Budget::new(limits::NEW_ROOMS_PER_S, now),
             load_due: now + limits::LOAD_EVERY,
             load_sequence: 0,
             draining: false,

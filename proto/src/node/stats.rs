@@ -36,6 +36,8 @@ counters! {
         offered,
         /// Ticks of another epoch than the room's, or of a room that this shard does not have.
         drop_foreign_tick,
+        /// Old ticks of a replay that were kept for those who ask, and sent to nobody.
+        replays_kept,
         /// Ticks that a lagging session skipped because they were stale.
         drop_stale,
         /// Late-join and replay datagrams that were shed because the connection was busy.
@@ -94,6 +96,8 @@ counters! {
         bad_messages,
         /// Rooms refused because the table is full.
         drop_room_table,
+        /// Rooms refused because too many new ones were asked for.
+        drop_room_budget,
         /// Times that an uplink was opened.
         uplinks_opened,
         /// Times that an uplink was lost.

@@ -107,6 +107,11 @@ pub struct Window {
     /// 0 before the first tick.
     newest: u32,
     last_arrival: Time,
+    /// What the parent said was the newest when the room came up; 0 if it had none.
+    seed: u32,
+    /// What was left of the credit when the newest last advanced.
+    ahead: u64,
+    advanced_at: Time,
     slots: Vec<Slot>,
     /// Numbers of the slots that are `Missing`: at most the window's span.
     missing: BTreeSet<u32>,
@@ -127,6 +132,9 @@ impl Window {
             epoch,
             newest: 0,
             last_arrival: Time::ZERO,
+            seed: 0,
+            ahead: u64::from(limits::TICKS_AHEAD),
+            advanced_at: Time::ZERO,
             slots: vec![Slot::Unexpected; SPAN],
             missing: BTreeSet::new(),
             feeds: [Feed::default(); FEEDS],
@@ -134,6 +142,13 @@ impl Window {
             first_seen: [(0, Time::ZERO, 0); 4],
             stats: WindowStats::default(),
         }
+    }
+
+    /// The same, for a room whose newest tick is said to be `newest`: the first tick to arrive is
+    /// held to it as later ones are to each other. `now` starts the time that passes meanwhile.
+    #[must_use]
+    pub fn seeded(room: u32, epoch: u32, newest: u32, now: Time) -> Self {
+        Self { seed: newest, advanced_at: now, ..Self::new(room, epoch) }
     }
 
     /// The epoch that the window is of.
@@ -281,16 +296,18 @@ impl Window {
         self.missing.iter().filter_map(|&number| self.due(number)).min()
     }
 
-    /// Whether `number` may come next: not further ahead than the time since the last arrival
-    /// allows.
+    /// Whether `number` may come next. Numbers advance at the cadence of a room and no faster: what
+    /// a sender runs ahead of it is taken from a credit that refills with time, so that no parent
+    /// can walk the window away from the other's ticks, step by step.
     fn plausible(&self, now: Time, number: u32) -> bool {
-        if self.newest == 0 {
-            return true;
-        }
-        let silent = now.since(self.last_arrival).as_millis() / limits::TICK.as_millis();
-        let silent = u32::try_from(silent).unwrap_or(u32::MAX);
-        let ahead = limits::TICKS_AHEAD.saturating_add(silent);
-        number <= self.newest.saturating_add(ahead)
+        let from = if self.newest == 0 { self.seed } else { self.newest };
+        from == 0 || u64::from(number.saturating_sub(from)) <= self.credit(now)
+    }
+
+    /// Ticks that the newest may advance by at this moment.
+    fn credit(&self, now: Time) -> u64 {
+        let elapsed = now.since(self.advanced_at).as_micros() / limits::CLOSE_APART.as_micros();
+        self.ahead.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX))
     }
 
     fn heard(&mut self, now: Time, feed: FeedIx, number: u32) {
@@ -305,6 +322,12 @@ impl Window {
         if number <= self.newest {
             return;
         }
+        let from = if self.newest == 0 { self.seed.max(1) } else { self.newest };
+        let used = u64::from(number.saturating_sub(from));
+        let most = u64::from(limits::TICKS_AHEAD);
+        self.ahead =
+            if self.newest == 0 { most } else { self.credit(now).saturating_sub(used).min(most) };
+        self.advanced_at = now;
         if self.newest == 0 {
             self.newest = number;
             return;

@@ -3,13 +3,14 @@
 //! Each turn: ticks that are due, then timers, then what control says, then input, then effects.
 //! A tick that is due is sent before new handshakes are worked on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use stentor_proto::fanout::SessionIx;
+use stentor_proto::limits;
 use stentor_proto::node::{Fanout, NodeShard, ShardEffect, ShardStats, Tick, ToControl, ToShard};
 use stentor_proto::wire::{CloseCode, Framing};
 
@@ -23,10 +24,13 @@ const PACKETS_PER_TURN: usize = 256;
 /// Messages from control that are worked on in one turn.
 const MESSAGES_PER_TURN: usize = 256;
 /// Each so many sessions let input wait a millisecond longer before it is drained, for most of it
-/// is acknowledgements, and waking for each costs more than it brings.
+/// is acknowledgements, and waking for each costs more than it brings. A handshake is several
+/// packets in a few milliseconds and counts for sixteen.
 const SESSIONS_PER_MS: usize = 200;
 /// The longest that input waits.
 const INPUT_WAIT: Duration = Duration::from_millis(5);
+/// Ticks sent before input is looked at again: acknowledgements that are not read fill the windows.
+const TICKS_PER_TURN: usize = 4;
 /// Rounds of events and effects in one turn.
 const ROUNDS: usize = 4;
 
@@ -84,6 +88,8 @@ pub struct Shard {
     waiter: Waiter,
     report: Arc<ShardReport>,
     stop: Arc<AtomicBool>,
+    /// Messages that found the queue to control full.
+    kept: VecDeque<ToControl>,
     /// Connections that are up.
     open: BTreeSet<SessionIx>,
     /// Connections that could not take the datagram at hand.
@@ -116,6 +122,7 @@ impl Shard {
             waiter,
             report,
             stop,
+            kept: VecDeque::new(),
             open: BTreeSet::new(),
             busy: Vec::new(),
             input_due: now,
@@ -148,16 +155,20 @@ impl Shard {
     }
 
     fn turn(&mut self) -> std::io::Result<()> {
+        self.unsettled = false;
+        self.send_kept();
+        self.ticks(Instant::now());
         let now = Instant::now();
-        self.ticks(now);
         self.timers(now);
         for message in self.ports.messages.try_iter().take(MESSAGES_PER_TURN) {
             self.node.handle_message(self.clock.time(now), message);
         }
         if now >= self.input_due {
             let received = self.driver.receive(now, PACKETS_PER_TURN)?;
+            self.unsettled |= !received.drained;
             if received.drained {
-                let wait = self.driver.connections() / SESSIONS_PER_MS;
+                let packets = self.driver.connections() + 16 * self.driver.handshaking();
+                let wait = packets / SESSIONS_PER_MS;
                 let wait = Duration::from_millis(wait as u64).min(INPUT_WAIT);
                 self.input_due = now + wait;
             }
@@ -170,25 +181,30 @@ impl Shard {
         }
         // What is sent may end a wait, and what is closed is an event: a few rounds settle it, and
         // what is left is the next turn's.
-        self.unsettled = true;
+        let mut settled = false;
         for _ in 0..ROUNDS {
             let events = self.events(now);
             let effects = self.effects(now);
             self.driver.flush(now);
-            if events + effects == 0 {
-                self.unsettled = false;
+            settled = events + effects == 0;
+            if settled {
                 break;
             }
         }
+        self.unsettled |=
+            !settled || !self.ports.messages.is_empty() || !self.ports.foreign.is_empty();
         Ok(())
     }
 
     fn ticks(&mut self, now: Instant) {
-        while let Ok(tick) = self.ports.ticks.try_recv() {
+        for _ in 0..TICKS_PER_TURN {
+            let Ok(tick) = self.ports.ticks.try_recv() else { return };
+            let now = Instant::now().max(now);
             if let Some(fanout) = self.node.handle_tick(self.clock.time(now), &tick) {
                 self.send(now, fanout);
             }
         }
+        self.unsettled |= !self.ports.ticks.is_empty();
     }
 
     fn timers(&mut self, now: Instant) {
@@ -297,12 +313,40 @@ impl Shard {
         }
     }
 
+    /// Puts a message into the queue to control. Speech that does not fit is dropped, as on the
+    /// network; what says who came and who left waits for its turn.
     fn tell(&mut self, message: ToControl) {
+        if !self.kept.is_empty() && !matches!(message, ToControl::Speech { .. }) {
+            self.keep(message);
+            return;
+        }
         match self.ports.to_control.try_send(message) {
             Ok(()) => self.ports.control.wake(),
+            Err(TrySendError::Full(message)) if !matches!(message, ToControl::Speech { .. }) => {
+                self.keep(message);
+            }
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.node.handle_control_full();
             }
+        }
+    }
+
+    fn keep(&mut self, message: ToControl) {
+        if self.kept.len() < limits::TO_CONTROL {
+            self.kept.push_back(message);
+        } else {
+            self.node.handle_control_full();
+        }
+    }
+
+    /// Sends what waited for a place in the queue to control.
+    fn send_kept(&mut self) {
+        while let Some(message) = self.kept.pop_front() {
+            if let Err(TrySendError::Full(message)) = self.ports.to_control.try_send(message) {
+                self.kept.push_front(message);
+                return;
+            }
+            self.ports.control.wake();
         }
     }
 

@@ -18,7 +18,7 @@ use rcgen::{
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
-use stentor_proto::token::{ANY_ROOM, Claims, Signer, Verifier, private_pem};
+use stentor_proto::token::{ANY_RELAY, ANY_ROOM, Claims, Signer, Verifier, private_pem};
 use stentor_proto::wire::Role;
 
 use crate::config::Secret;
@@ -189,7 +189,7 @@ fn relay_token(file: &Path, signer: &Signer) -> Result<Secret, DevError> {
     let make = || {
         let jti: [u8; 32] = random_bytes()?;
         let claims = Claims {
-            sub: "development-relay".to_owned(),
+            sub: ANY_RELAY.to_owned(),
             room: ANY_ROOM.to_owned(),
             role: Role::Relay,
             exp: now_s + RELAY_TOKEN_LIFE.as_secs(),

@@ -6,7 +6,7 @@
 mod events;
 mod resolve;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -26,6 +26,8 @@ use crate::{metrics, observe};
 
 /// Messages from shards that are worked on in one turn.
 const MESSAGES_PER_TURN: usize = 1_024;
+/// Ticks over which the time of collecting is given: ten seconds at 20 ms.
+const COLLECTED: usize = 500;
 /// Packets read in one turn.
 const PACKETS_PER_TURN: usize = 256;
 
@@ -83,7 +85,8 @@ pub struct Control {
     drain: Arc<AtomicBool>,
     draining: bool,
     stats: ControlReportStats,
-    collected: Vec<u32>,
+    /// How long the last ticks collected, in microseconds.
+    collected: VecDeque<u32>,
     collect_seconds: ::metrics::Histogram,
     report_due: Instant,
 }
@@ -146,7 +149,7 @@ impl Control {
             drain: ports.drain,
             draining: false,
             stats: ControlReportStats::default(),
-            collected: Vec::new(),
+            collected: VecDeque::with_capacity(COLLECTED),
             collect_seconds: metrics::COLLECT_SECONDS.histogram(&[]),
             report_due: Instant::now(),
         }
@@ -255,7 +258,10 @@ impl Control {
             while let Some((waited_us, frames)) = origin.poll_collected() {
                 self.stats.spoken.0 += 1;
                 self.stats.spoken.1 += u64::from(frames);
-                self.collected.push(waited_us);
+                if self.collected.len() == COLLECTED {
+                    self.collected.pop_front();
+                }
+                self.collected.push_back(waited_us);
                 self.collect_seconds.record(f64::from(waited_us) / 1e6);
             }
         }
@@ -340,15 +346,10 @@ impl Control {
     }
 
     fn publish(&mut self, now: Instant) {
-        self.collected.sort_unstable();
-        let at = |share: usize| {
-            let last = self.collected.len().checked_sub(1)?;
-            self.collected.get(last * share / 100).copied()
-        };
+        let mut sorted: Vec<u32> = self.collected.iter().copied().collect();
+        sorted.sort_unstable();
+        let at = |share: usize| sorted.get(sorted.len().saturating_sub(1) * share / 100).copied();
         self.stats.collect_us = (at(50).unwrap_or(0), at(99).unwrap_or(0));
-        if self.collected.len() > 500 {
-            self.collected.clear();
-        }
         self.stats.control = self.node.stats();
         if let NodeControl::Origin(origin) = &self.node {
             let counters = origin.room_counters();
@@ -364,6 +365,8 @@ impl Control {
         let driver = self.uplinks.as_mut().and_then(|uplinks| uplinks.driver.next_timeout());
         let due = [node, driver, Some(self.report_due)].into_iter().flatten().min();
         let due = due.unwrap_or(self.report_due);
+        // The waker was reset for all that waits: what one turn did not reach is the next one's.
+        let due = if self.messages.is_empty() { due } else { now };
         let timeout = Some(due.saturating_duration_since(now));
         match &self.uplinks {
             Some(uplinks) => self.waiter.wait(&[uplinks.driver.socket()], timeout)?,

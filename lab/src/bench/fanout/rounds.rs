@@ -117,7 +117,7 @@ fn measure(rig: &mut Rig, speakers: usize, time: Duration) -> Result<Round> {
     let ticks = f64::from(last - newest);
     Ok(Round {
         speakers,
-        cpu_us: (after - before) * 1e6 / sent.max(1) as f64,
+        cpu_us: (after - before) * 1e6 / received.max(1) as f64,
         floor_us: f64::NAN,
         floor_lost: 0,
         sent,

@@ -80,6 +80,7 @@ impl RelayControl {
                         record: record.bytes.clone(),
                         tick_ms: record.tick_ms,
                         pending: up.window.pending_before(record.number),
+                        replay,
                     });
                     self.stats.ticks += 1;
                 }
@@ -149,6 +150,20 @@ impl RelayControl {
             self.effects.push_back(ControlEffect::ToShards(message));
             return;
         }
+        self.absent.retain(|_, (until, _)| *until > now);
+        if let Some((_, close)) = self.absent.get(&name) {
+            let message = ToShard::RoomRefused { room: name, close: close.clone() };
+            self.effects.push_back(ControlEffect::ToShards(message));
+            return;
+        }
+        // Whoever makes up names asks this relay's parents through it: they would blame the relay.
+        if !self.asking.spend(now) {
+            self.stats.drop_room_budget += 1;
+            let close = Close::new(CloseCode::Full, "too many new rooms are asked for; try again");
+            let message = ToShard::RoomRefused { room: name, close };
+            self.effects.push_back(ControlEffect::ToShards(message));
+            return;
+        }
         let room = RelayRoom { idle_since: Some(now), ..RelayRoom::default() };
         self.rooms.insert(name.clone(), room);
         let links: Vec<LinkId> = self.feeding_links().map(|(link, _)| link).collect();
@@ -208,7 +223,7 @@ impl RelayControl {
             // Versions of the document count anew in a new epoch.
             room.document = 0;
             self.names.insert(info.id, info.name.clone());
-            let window = Window::new(info.id, info.epoch);
+            let window = Window::seeded(info.id, info.epoch, info.newest, now);
             let (silent, heard) = ([0; limits::FEEDS], [now; limits::FEEDS]);
             let (told, silence_told, watched, delay_us) = ((0, 0), now, now, 0);
             room.up =
@@ -238,6 +253,9 @@ impl RelayControl {
         };
         self.effects.push_back(ControlEffect::ToShards(message));
         self.forget(name);
+        if self.absent.len() < limits::ROOMS {
+            self.absent.insert(name.to_owned(), (now + limits::ABSENT_ROOM, close.clone()));
+        }
     }
 
     pub(super) fn room_document(&mut self, state: RoomState) {

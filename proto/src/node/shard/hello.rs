@@ -6,7 +6,7 @@ use super::{Greeting, NodeShard};
 use crate::fanout::{Class, SessionIx};
 use crate::node::messages::ToControl;
 use crate::session::{Budget, SessionKey, State, Step};
-use crate::token::Claims;
+use crate::token::{ANY_RELAY, Claims};
 use crate::wire::{
     ClientMessage, Close, CloseCode, FEATURES, Hello, Load, Role, ServerMessage, Subscribed,
     VERSION, Welcome,
@@ -56,17 +56,24 @@ impl NodeShard {
         };
         if let Some(claims) = &claims {
             claims.allow(&hello.room, hello.role)?;
+            bound_to(claims, &hello, self.settings.origin)?;
         } else if hello.role != Role::Listener
             && !(hello.role == Role::Relay && self.settings.open_relays)
         {
             let reason = format!("the role {} needs a token", hello.role.name());
             return Err(Close::new(CloseCode::TokenMissing, reason));
         }
+        self.has_place()?;
+        self.authorize(now, ix, hello, claims)
+    }
+
+    /// Whether the shard carries fewer sessions than it may.
+    fn has_place(&self) -> Result<(), Close> {
         if self.listeners + self.children >= self.settings.capacity {
             let reason = format!("all {} places of this node are taken", self.settings.capacity);
             return Err(Close::new(CloseCode::Full, reason));
         }
-        self.authorize(now, ix, hello, claims)
+        Ok(())
     }
 
     /// Verifies a token, or finds it verified before.
@@ -182,6 +189,7 @@ impl NodeShard {
         let Some(room) = self.rooms[at].as_ref().map(|room| room.info.clone()) else {
             return Ok(());
         };
+        self.has_place()?;
         let Some(session) = self.by_key(key) else {
             return Ok(());
         };
@@ -366,6 +374,23 @@ impl NodeShard {
             (unix_s.saturating_mul(1_000_000)).saturating_sub(self.settings.unix_us_at_zero),
         )
     }
+}
+
+/// Whether a token is shown where it belongs: a stage role's to the origin alone, so that nobody who
+/// runs a relay can speak with it; a relay's by the relay that it names.
+fn bound_to(claims: &Claims, hello: &Hello, origin: bool) -> Result<(), Close> {
+    if claims.role.speaks() && !origin {
+        let reason = "a token of the stage is for the origin alone; use a listener's token here";
+        return Err(Close::new(CloseCode::OriginOnly, reason));
+    }
+    if let Some(info) = hello.relay.as_ref().filter(|_| hello.role == Role::Relay)
+        && claims.sub != ANY_RELAY
+        && claims.sub != info.id
+    {
+        let reason = format!("the token is for the relay {}, not for {}", claims.sub, info.id);
+        return Err(Close::new(CloseCode::TokenRole, reason));
+    }
+    Ok(())
 }
 
 /// What can be refused without a token.

@@ -51,12 +51,19 @@ impl NodeShard {
         room.info.newest = room.ring.newest();
         room.info.tick_ms = tick.tick_ms;
         room.announced = room.announced.max(number);
+        // What is too old for anyone's playout is kept for those who ask, and goes to nobody.
+        let span = limits::REPAIR_DEADLINE.as_millis() / u128::from(tick.tick_ms.max(1));
+        let old = tick.replay && u128::from(room.announced - number) > span;
+        if old || room.ring.record(number).is_none() {
+            self.stats.replays_kept += 1;
+            return None;
+        }
         room.pending = tick.pending;
         room.sent = now;
         let key = (room.info.id, room.info.epoch, number);
         let targets = &room.targets;
         let wanted = |framing, variant| targets.wants(framing, variant);
-        room.variants.build(key, tick.pending, &room.ring, wanted);
+        room.variants.build(key, tick.replay, tick.pending, &room.ring, wanted);
         Some(Fanout { room: at, kind: Kind::Tick, number })
     }
 

@@ -136,6 +136,9 @@ impl NodeShard {
         if fanout.kind == Kind::Beacon {
             return;
         }
+        // A repaired tick that finds the connection busy sends nothing again that went out before.
+        let newest = self.rooms[fanout.room].as_ref().map_or(0, |room| room.ring.newest());
+        let next = if fanout.number < newest { newest.saturating_add(1) } else { next };
         let Some(session) = self.session_mut(ix) else { return };
         let here = |m: &&mut super::Membership| {
             m.room == fanout.room && matches!(m.standing, Standing::Live(_))
