@@ -1,6 +1,7 @@
 //! The demo's listeners: those who decode and record, and the crowd that only counts ticks.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -70,6 +71,8 @@ pub(super) struct Stay {
     pub(super) last: u32,
     /// Distinct ticks.
     pub(super) ticks: u64,
+    /// Some of the ticks between that did not come.
+    pub(super) missing: BTreeSet<u32>,
     /// From its welcome to its leave.
     pub(super) stayed: Duration,
     /// How much it played.
@@ -78,7 +81,24 @@ pub(super) struct Stay {
     pub(super) error: Option<String>,
 }
 
+/// Missing ticks that are noted by number.
+const MISSING_NOTED: usize = 64;
+
 impl Stay {
+    fn tick(&mut self, number: u32) {
+        if self.ticks == 0 {
+            (self.first, self.last) = (number, number);
+        }
+        if number > self.last {
+            let room = MISSING_NOTED.saturating_sub(self.missing.len());
+            self.missing.extend((self.last + 1..number).take(room));
+        }
+        self.missing.remove(&number);
+        self.first = self.first.min(number);
+        self.last = self.last.max(number);
+        self.ticks += 1;
+    }
+
     /// Ticks that did not come between the first and the last that did.
     pub(super) fn lost(&self) -> u64 {
         if self.ticks == 0 {
@@ -278,10 +298,7 @@ struct Recorder<'a> {
 
 impl Ear for Recorder<'_> {
     fn tick(&mut self, at: Instant, record: &Record, replay: bool) {
-        let stay = &mut *self.stay;
-        stay.first = if stay.ticks == 0 { record.number } else { stay.first.min(record.number) };
-        stay.last = stay.last.max(record.number);
-        stay.ticks += 1;
+        self.stay.tick(record.number);
         if !replay {
             let since = at.saturating_duration_since(self.zero).as_micros() as u64;
             let delay = (self.unix_us_at_zero + since).saturating_sub(record.clock_us);
@@ -336,6 +353,7 @@ fn stand(
             first: count.first,
             last: count.last,
             ticks: count.ticks,
+            missing: BTreeSet::new(),
             stayed,
             played: Duration::ZERO,
             error: (at >= counts.len()).then(|| lost.clone()),
@@ -355,4 +373,20 @@ fn unix_us_at(at: Instant) -> u64 {
 
 fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_late_is_not_missing() {
+        let mut stay = Stay::default();
+        assert_eq!(stay.lost(), 0);
+        for number in [10, 9, 14, 12, 15] {
+            stay.tick(number);
+        }
+        assert_eq!((stay.first, stay.last, stay.lost()), (9, 15, 2));
+        assert_eq!(stay.missing.into_iter().collect::<Vec<_>>(), [11, 13]);
+    }
 }
