@@ -108,6 +108,8 @@ struct Session {
     /// One room; more for a child relay, at most [`limits::ROOMS_PER_CHILD`].
     rooms: Vec<Membership>,
     decoder: ControlDecoder,
+    /// When the message began of which the decoder holds a part.
+    partial_since: Option<Time>,
     messages: Budget,
     repairs: Budget,
     speech: Budget,
@@ -222,6 +224,7 @@ impl NodeShard {
             slot: None,
             rooms: Vec::new(),
             decoder: ControlDecoder::default(),
+            partial_since: None,
             messages: Budget::new(limits::CONTROL_PER_S, now),
             repairs: Budget::new(limits::REPAIRS_PER_S, now),
             speech: Budget::new(limits::SPEECH_DATAGRAMS_PER_S, now),
@@ -256,18 +259,35 @@ impl NodeShard {
                 return;
             };
             match session.decoder.next_message() {
-                Ok(None) => return,
+                Ok(None) => return self.partial(now, ix),
                 Ok(Some(_)) if !session.messages.spend(now) => {
                     let reason = "more control messages in a second than allowed";
                     return self.close(ix, Close::new(CloseCode::TooManyMessages, reason));
                 }
                 Ok(Some(message)) => {
+                    session.partial_since = None;
                     if let Err(close) = self.message(now, ix, message) {
                         return self.close(ix, close);
                     }
                 }
                 Err(close) => return self.close(ix, close),
             }
+        }
+    }
+
+    /// Closes a session whose message does not end: it would hold its bytes for ever. A byte that
+    /// comes too late shows it, so that no timer is needed.
+    fn partial(&mut self, now: Time, ix: SessionIx) {
+        let Some(session) = self.session_mut(ix) else {
+            return;
+        };
+        if session.decoder.held() == 0 {
+            return;
+        }
+        let since = *session.partial_since.get_or_insert(now);
+        if now >= since + limits::MESSAGE_DEADLINE {
+            let reason = "a control message does not end";
+            self.close(ix, Close::new(CloseCode::MessageTooLarge, reason));
         }
     }
 
