@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use self::room::ShardRoom;
 use super::messages::{ToControl, ToShard};
-use super::stats::ShardStats;
+use super::stats::{Closes, ShardStats};
 use crate::fanout::{Place, SessionIx};
 use crate::session::{Budget, SessionKey, State, Step};
 use crate::token::Verifier;
@@ -163,6 +163,7 @@ pub struct NodeShard {
     joins: u32,
     totals_due: Time,
     stats: ShardStats,
+    closes: Closes,
 }
 
 impl NodeShard {
@@ -191,6 +192,7 @@ impl NodeShard {
             joins: 0,
             totals_due: now + limits::TOTALS_EVERY,
             stats: ShardStats::default(),
+            closes: Closes::default(),
         }
     }
 
@@ -198,6 +200,12 @@ impl NodeShard {
     #[must_use]
     pub const fn stats(&self) -> &ShardStats {
         &self.stats
+    }
+
+    /// Sessions that this shard closed, by code.
+    #[must_use]
+    pub const fn closes(&self) -> &Closes {
+        &self.closes
     }
 
     /// Listeners, child relays and open sessions, in this order.
@@ -423,6 +431,7 @@ impl NodeShard {
         if matches!(session.state, State::Greeting | State::Authorized) {
             self.stats.refused += 1;
         }
+        self.closes.count(close.code);
         let code = close.code as u32;
         let (name, reason) = (close.code.name().to_owned(), close.reason.clone());
         self.send(ix, &ServerMessage::Closing { code, name, reason });
