@@ -202,6 +202,9 @@ pub const PENDING_JOINS: usize = 4_096;
 pub const JOIN_DEADLINE: Duration = Duration::from_secs(5);
 /// A connection that has not said hello by then is closed.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// A control message whose bytes are not all there this long after its first is taken for one that
+/// does not end.
+pub const MESSAGE_DEADLINE: Duration = Duration::from_secs(5);
 /// Messages in the queue from a shard to control.
 pub const TO_CONTROL: usize = 8_192;
 /// Messages in the queue from control to a shard.

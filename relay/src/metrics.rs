@@ -83,6 +83,8 @@ metrics_group! {
     HANDSHAKES = Counter "stentor_handshakes_total" Count [];
     /// Sessions by what became of them: joined, refused, left.
     JOINS = Counter "stentor_joins_total" Count ["result"];
+    /// Sessions that this node closed, by the close code's name.
+    CLOSES = Counter "stentor_closes_total" Count ["code"];
     /// Sessions of this node with its parents and its origin: opened, lost.
     UPLINKS = Counter "stentor_uplinks_total" Count ["result"];
 

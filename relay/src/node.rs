@@ -35,6 +35,9 @@ pub struct NodePlan {
     pub tls: rustls::ServerConfig,
     /// Transport settings for those who connect.
     pub transport: TransportSettings,
+    /// Handshakes under way on all shards together, above which clients prove their address first
+    /// (Retry, RFC 9000 section 8.1.2).
+    pub handshakes: u32,
     /// How to connect to parents; `None` at an origin.
     pub uplinks: Option<quinn_proto::ClientConfig>,
     /// The node's clock, which control has been given too.
@@ -125,7 +128,8 @@ impl RunningNode {
             .unzip();
         let mut links = Vec::new();
         for ((shard, waiter), foreign) in (0..count).zip(waiters).zip(inboxes) {
-            let driver = node.listening_driver(shard, count, server.clone())?;
+            let handshakes = share(plan.handshakes, count, shard);
+            let driver = node.listening_driver((shard, count), handshakes, server.clone())?;
             let (ticks_in, ticks) = bounded(limits::TICK_QUEUE);
             let (messages_in, shard_messages) = bounded(limits::TO_SHARD);
             let (tls_in, tls) = bounded(1);
@@ -198,8 +202,8 @@ impl RunningNode {
 
     fn listening_driver(
         &mut self,
-        shard: u16,
-        shards: u16,
+        (shard, shards): (u16, u16),
+        handshakes: u32,
         server: Arc<quinn_proto::ServerConfig>,
     ) -> Result<Driver, StartError> {
         let options = BindOptions { reuse_port: shards > 1, ..BindOptions::default() };
@@ -207,7 +211,10 @@ impl RunningNode {
         let socket = bind(self.listen, options).map_err(listen)?;
         // Port 0 is any free one: the other shards bind the one that the first was given.
         self.listen = socket.local_addr()?;
-        let settings = DriverSettings::server(server, &self.keys, shard, shards);
+        let settings = DriverSettings {
+            retry_above: usize::try_from(handshakes).unwrap_or(usize::MAX),
+            ..DriverSettings::server(server, &self.keys, shard, shards)
+        };
         Ok(Driver::new(socket, settings, Instant::now())?)
     }
 

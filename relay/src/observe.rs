@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use stentor_proto::node::{ControlStats, ShardStats};
+use stentor_proto::node::{Closes, ControlStats, ShardStats};
 
 use crate::admin::AdminState;
 use crate::fanout::ShardReport;
@@ -30,6 +30,7 @@ pub struct Observer {
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
     shard: ShardStats,
+    closes: Closes,
     driver: DriverStats,
     listeners: u32,
     children: u32,
@@ -136,6 +137,9 @@ impl Observer {
         self.count(&metrics::JOINS, "joined", sums.shard.joined);
         self.count(&metrics::JOINS, "refused", sums.shard.refused);
         self.count(&metrics::JOINS, "left", sums.shard.left);
+        for (code, count) in sums.closes.entries() {
+            self.count(&metrics::CLOSES, code, count);
+        }
         self.count(&metrics::UPLINKS, "opened", control.uplinks_opened);
         self.count(&metrics::UPLINKS, "lost", control.uplinks_lost);
     }
@@ -169,6 +173,7 @@ impl Observer {
             ("datagram_full", driver.datagram_full),
             ("incoming_refused", driver.incoming_refused),
             ("incoming_full", driver.incoming_full),
+            ("incoming_retried", driver.incoming_retried),
             ("handshakes_failed", driver.handshakes_failed),
             ("datagrams_too_small", driver.datagrams_too_small),
             ("streams_refused", driver.streams_refused),
@@ -194,6 +199,7 @@ impl Observer {
         for report in &self.shards {
             let figures = report.figures();
             sums.shard += figures.shard;
+            sums.closes += figures.closes;
             sums.driver += figures.driver;
             sums.listeners += figures.carried.0;
             sums.children += figures.carried.1;

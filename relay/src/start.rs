@@ -128,6 +128,7 @@ pub fn node_plan(
         cores: node.cores.clone().unwrap_or_default(),
         tls: (**services.server_tls.borrow()).clone(),
         transport: TransportSettings::default(),
+        handshakes: node.limits.handshakes,
         uplinks: None,
         clock,
         control,

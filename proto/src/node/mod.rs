@@ -23,5 +23,5 @@ pub use messages::{Tick, ToControl, ToShard};
 pub use origin::{OriginControl, OriginSettings, RoomSetup};
 pub use relay::{RelayControl, RelaySettings};
 pub use shard::{Fanout, NodeShard, ShardEffect, ShardSettings};
-pub use stats::{ControlStats, ShardStats};
+pub use stats::{Closes, ControlStats, ShardStats};
 pub use view::{NodeView, ParentView, RelayView, RoomView};

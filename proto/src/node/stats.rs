@@ -1,4 +1,6 @@
-//! What a shard counted: every drop by its cause.
+//! What a shard counted: every drop by its cause, every close by its code.
+
+use crate::wire::CloseCode;
 
 macro_rules! counters {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
@@ -104,5 +106,50 @@ counters! {
         uplinks_lost,
         /// Messages from children about a session that is gone.
         stale_messages,
+    }
+}
+
+/// Sessions that a shard closed, by code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closes([u64; CloseCode::ALL.len()]);
+
+impl Closes {
+    /// Every code's name with its count.
+    pub fn entries(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        CloseCode::ALL.iter().map(|code| code.name()).zip(self.0)
+    }
+
+    pub(super) fn count(&mut self, code: CloseCode) {
+        let at = CloseCode::ALL.binary_search(&code).expect("all codes are listed, in order");
+        self.0[at] += 1;
+    }
+}
+
+impl Default for Closes {
+    fn default() -> Self {
+        Self([0; CloseCode::ALL.len()])
+    }
+}
+
+impl std::ops::AddAssign for Closes {
+    fn add_assign(&mut self, other: Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, count)| *sum += count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_count_of_its_own() {
+        let mut closes = Closes::default();
+        for &code in CloseCode::ALL {
+            closes.count(code);
+        }
+        closes.count(CloseCode::Full);
+        closes += closes;
+        let counted = |(name, count)| count == if name == CloseCode::Full.name() { 4 } else { 2 };
+        assert!(closes.entries().all(counted));
     }
 }

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use stentor_proto::fanout::SessionIx;
 use stentor_proto::limits;
-use stentor_proto::node::{Fanout, NodeShard, ShardEffect, ShardStats, Tick, ToControl, ToShard};
+use stentor_proto::node::{
+    Closes, Fanout, NodeShard, ShardEffect, ShardStats, Tick, ToControl, ToShard,
+};
 use stentor_proto::wire::{CloseCode, Framing};
 
 use crate::clock::Clock;
@@ -67,6 +69,8 @@ pub struct ShardFigures {
     pub shard: ShardStats,
     /// What its driver counted.
     pub driver: DriverStats,
+    /// Sessions that it closed, by code.
+    pub closes: Closes,
     /// Listeners, child relays, open sessions.
     pub carried: (u32, u32, u32),
 }
@@ -221,6 +225,7 @@ impl Shard {
             if let Ok(mut figures) = self.report.figures.lock() {
                 *figures = ShardFigures {
                     shard: *self.node.stats(),
+                    closes: *self.node.closes(),
                     driver: *self.driver.stats(),
                     carried: self.node.carried(),
                 };

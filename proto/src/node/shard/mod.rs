@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use self::room::ShardRoom;
 use super::messages::{ToControl, ToShard};
-use super::stats::ShardStats;
+use super::stats::{Closes, ShardStats};
 use crate::fanout::{Place, SessionIx};
 use crate::session::{Budget, SessionKey, State, Step};
 use crate::token::Verifier;
@@ -108,6 +108,8 @@ struct Session {
     /// One room; more for a child relay, at most [`limits::ROOMS_PER_CHILD`].
     rooms: Vec<Membership>,
     decoder: ControlDecoder,
+    /// When the message began of which the decoder holds a part.
+    partial_since: Option<Time>,
     messages: Budget,
     repairs: Budget,
     speech: Budget,
@@ -161,6 +163,7 @@ pub struct NodeShard {
     joins: u32,
     totals_due: Time,
     stats: ShardStats,
+    closes: Closes,
 }
 
 impl NodeShard {
@@ -189,6 +192,7 @@ impl NodeShard {
             joins: 0,
             totals_due: now + limits::TOTALS_EVERY,
             stats: ShardStats::default(),
+            closes: Closes::default(),
         }
     }
 
@@ -196,6 +200,12 @@ impl NodeShard {
     #[must_use]
     pub const fn stats(&self) -> &ShardStats {
         &self.stats
+    }
+
+    /// Sessions that this shard closed, by code.
+    #[must_use]
+    pub const fn closes(&self) -> &Closes {
+        &self.closes
     }
 
     /// Listeners, child relays and open sessions, in this order.
@@ -222,6 +232,7 @@ impl NodeShard {
             slot: None,
             rooms: Vec::new(),
             decoder: ControlDecoder::default(),
+            partial_since: None,
             messages: Budget::new(limits::CONTROL_PER_S, now),
             repairs: Budget::new(limits::REPAIRS_PER_S, now),
             speech: Budget::new(limits::SPEECH_DATAGRAMS_PER_S, now),
@@ -256,18 +267,35 @@ impl NodeShard {
                 return;
             };
             match session.decoder.next_message() {
-                Ok(None) => return,
+                Ok(None) => return self.partial(now, ix),
                 Ok(Some(_)) if !session.messages.spend(now) => {
                     let reason = "more control messages in a second than allowed";
                     return self.close(ix, Close::new(CloseCode::TooManyMessages, reason));
                 }
                 Ok(Some(message)) => {
+                    session.partial_since = None;
                     if let Err(close) = self.message(now, ix, message) {
                         return self.close(ix, close);
                     }
                 }
                 Err(close) => return self.close(ix, close),
             }
+        }
+    }
+
+    /// Closes a session whose message does not end: it would hold its bytes for ever. A byte that
+    /// comes too late shows it, so that no timer is needed.
+    fn partial(&mut self, now: Time, ix: SessionIx) {
+        let Some(session) = self.session_mut(ix) else {
+            return;
+        };
+        if session.decoder.held() == 0 {
+            return;
+        }
+        let since = *session.partial_since.get_or_insert(now);
+        if now >= since + limits::MESSAGE_DEADLINE {
+            let reason = "a control message does not end";
+            self.close(ix, Close::new(CloseCode::MessageTooLarge, reason));
         }
     }
 
@@ -403,6 +431,7 @@ impl NodeShard {
         if matches!(session.state, State::Greeting | State::Authorized) {
             self.stats.refused += 1;
         }
+        self.closes.count(close.code);
         let code = close.code as u32;
         let (name, reason) = (close.code.name().to_owned(), close.reason.clone());
         self.send(ix, &ServerMessage::Closing { code, name, reason });
