@@ -8,7 +8,7 @@
 //! 5. Certificates are watched for changes.
 //! 6. The node binds its UDP sockets, starts its shards and its uplinks.
 //! 7. `/readyz` answers 200 as soon as the node has a parent.
-//! 8. SIGTERM or SIGINT: `/readyz` answers 503 `draining`, sessions are asked to leave, for
+//! 8. SIGTERM or SIGINT: `/readyz` answers 503 `draining`, newcomers are refused, and those inside may leave, for
 //!    `drain_s` at most; a second signal cuts that short. Then everything is dropped, in the
 //!    reverse order.
 

@@ -293,7 +293,7 @@ impl NodeShard {
         }
     }
 
-    /// Takes no newcomers; those inside are told to leave when they can.
+    /// Takes no newcomers; those inside stay until they leave or the node ends.
     pub(super) fn drain(&mut self) {
         self.draining = true;
         for session in self.sessions.iter_mut().flatten() {
