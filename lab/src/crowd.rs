@@ -269,7 +269,8 @@ impl Crowd {
         let count = |member: &Member| {
             let words = || member.ticks.iter().enumerate().filter(|(_, word)| **word != 0);
             let first = words().next().map(|(at, word)| at as u32 * 64 + word.trailing_zeros());
-            let last = words().last().map(|(at, word)| at as u32 * 64 + 63 - word.leading_zeros());
+            let last =
+                words().next_back().map(|(at, word)| at as u32 * 64 + 63 - word.leading_zeros());
             Count {
                 first: first.map_or(0, |bit| base + bit),
                 last: last.map_or(0, |bit| base + bit),

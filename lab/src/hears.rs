@@ -297,7 +297,7 @@ impl<'a> Judge<'a> {
             }
             hearing.windows += 1;
             let place = self
-                .best_place(window, own, &others, fit, output)
+                .best_place(index, window, &others, tracks, fit, output)
                 .or_else(|| spliced(&speaker.windows, track, number, own, output));
             if let Some(place) = place {
                 hearing.windows_heard += 1;
@@ -315,12 +315,14 @@ impl<'a> Judge<'a> {
     /// Where the window is heard, at or near its fit; `None` where it is not.
     fn best_place(
         &self,
+        index: usize,
         window: &Window,
-        own: &[f32],
         others: &[Vec<f32>],
+        tracks: &[Vec<Option<Fit>>],
         fit: Fit,
         output: &Output<'_>,
     ) -> Option<i64> {
+        let own = &self.speakers[index].pcm[window.first..window.first + WINDOW];
         let residual = residual(output.around(fit.place), others);
         if let Some(shift) = heard_near(own, &residual, 0) {
             return Some(fit.place + shift);
@@ -329,8 +331,15 @@ impl<'a> Judge<'a> {
             return None;
         }
         // A codec colours what it passes on: take off the others as a short filter leaves them.
-        let coloured: Vec<Vec<f32>> = others.iter().flat_map(|other| shifted(other)).collect();
+        let coloured: Vec<Vec<f32>> =
+            others.iter().flat_map(|other| shifted(other, &[0, 4, 8, 12])).collect();
         let residual = self::residual(residual, &coloured);
+        if let Some(shift) = heard_near(own, &residual, 0) {
+            return Some(fit.place + shift);
+        }
+        // Their delay may change within the window as the speaker's own may.
+        let range = output.around(fit.place);
+        let residual = residual_in_parts(&range, &self.others_beside(index, tracks, fit.place));
         if let Some(shift) = heard_near(own, &residual, 0) {
             return Some(fit.place + shift);
         }
@@ -350,6 +359,22 @@ impl<'a> Judge<'a> {
                 let said = other.piece_at(track, place)?;
                 (dot(&said, &said) > FLOOR * FLOOR * WINDOW as f32 / 10.0).then_some(said)
             })
+            .collect()
+    }
+
+    /// What the others said at the output's `place` and beside it, at the lags of the windows
+    /// around, each a little earlier and later as well.
+    fn others_beside(
+        &self,
+        index: usize,
+        tracks: &[Vec<Option<Fit>>],
+        place: i64,
+    ) -> Vec<Vec<f32>> {
+        let speakers = self.speakers.iter().zip(tracks).enumerate();
+        let others = speakers.filter(|(other, _)| *other != index);
+        let pieces = others.flat_map(|(_, (other, track))| other.pieces_at(track, place));
+        pieces
+            .flat_map(|piece| [piece.clone()].into_iter().chain(shifted(&piece, &[3, 8])))
             .collect()
     }
 }
@@ -410,17 +435,28 @@ fn spliced(
     heard.then(|| track[number].map_or(0, |fit| fit.place))
 }
 
-/// A speaker's sound shifted by up to 12 samples either way: what a filter is made of.
-fn shifted(samples: &[f32]) -> Vec<Vec<f32>> {
-    [0_usize, 4, 8, 12]
-        .into_iter()
-        .flat_map(|shift| {
-            let later = [&vec![0.0; shift], &samples[..samples.len() - shift]].concat();
-            let earlier = [&samples[shift..], &vec![0.0; shift]].concat();
-            [later, earlier]
-        })
-        .skip(1)
-        .collect()
+/// A speaker's sound shifted by so many samples either way: what a filter is made of.
+fn shifted(samples: &[f32], shifts: &[usize]) -> Vec<Vec<f32>> {
+    let shift = |&shift: &usize| {
+        let later = [&vec![0.0; shift], &samples[..samples.len() - shift]].concat();
+        let earlier = [&samples[shift..], &vec![0.0; shift]].concat();
+        [later, earlier]
+    };
+    shifts.iter().flat_map(shift).collect()
+}
+
+/// Samples of a part: 100 ms.
+const PART: usize = WINDOW / 5;
+
+/// [`residual`] part by part: each takes off what fits it best.
+fn residual_in_parts(output: &[f32], others: &[Vec<f32>]) -> Vec<f32> {
+    let part = |first: usize| {
+        let part = first..(first + PART).min(output.len());
+        let others: Vec<Vec<f32>> =
+            others.iter().map(|other| other[part.clone()].to_vec()).collect();
+        residual(output[part].to_vec(), &others)
+    };
+    (0..output.len()).step_by(PART).flat_map(part).collect()
 }
 
 /// `output` without its least-squares projection on `others`.
@@ -520,6 +556,20 @@ impl<'a> Speaker<'a> {
             .min_by_key(|(_, fit)| (fit.place - place).abs())?;
         let first = window.first as i64 + place - fit.place;
         Some(slice(self.pcm, first - MARGIN as i64))
+    }
+
+    /// The same at the lags of the three windows around, those that are alike taken once.
+    fn pieces_at(&self, track: &[Option<Fit>], place: i64) -> Vec<Vec<f32>> {
+        let found = self.windows.iter().zip(track).filter_map(|(w, fit)| Some((w, (*fit)?)));
+        let mut near: Vec<(i64, i64)> = found
+            .map(|(window, fit)| ((fit.place - place).abs(), window.first as i64 - fit.place))
+            .collect();
+        near.sort_unstable();
+        near.truncate(3);
+        let mut lags: Vec<i64> = near.into_iter().map(|(_, lag)| lag).collect();
+        lags.sort_unstable();
+        lags.dedup_by_key(|lag| *lag / 2);
+        lags.into_iter().map(|lag| slice(self.pcm, place + lag - MARGIN as i64)).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Origins and relays as processes of their own, ended by their id when they are dropped.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt as _;
@@ -65,6 +66,8 @@ impl Node {
         command
             .args(["--listen", &address.to_string(), "--admin", &admin.to_string()])
             .args(&plan.args)
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| !is_setting(name)))
             // Ctrl-C at a terminal is for whoever started the node, who ends it when it is time.
             .process_group(0)
             .stdin(Stdio::null())
@@ -193,6 +196,12 @@ impl Drop for Node {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether a variable of the environment is a setting of the project's programs: a node of a bed
+/// has those of its command line alone.
+fn is_setting(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b"STENTOR_")
 }
 
 /// What `/topology` of an admin listener says.

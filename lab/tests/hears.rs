@@ -193,3 +193,14 @@ fn a_judge_is_quick_and_always_of_one_mind() {
     println!("{:?} a listener", start.elapsed() / 10);
     assert!(start.elapsed() < Duration::from_secs(20));
 }
+
+#[test]
+fn two_at_once_are_heard_while_their_delays_move() {
+    let speech = speech();
+    let references = [(0, 20), (30, 50)].map(|(from, to)| reference(part(&speech, from, to)));
+    for jitter_ms in [12, 25] {
+        let (heard, stats) = listen(&references, Network { jitter_ms, ..CLEAN });
+        let verdict = verdict(&references, &heard);
+        assert!(verdict.hears(), "{jitter_ms} ms: {verdict:?} {stats:?}");
+    }
+}

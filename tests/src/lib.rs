@@ -38,6 +38,21 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
+/// A program of the project without any setting of the environment: some are the tests' own.
+///
+/// # Panics
+/// When it is not built.
+#[must_use]
+pub fn command(name: &str) -> Command {
+    let mut command = Command::new(program(name));
+    for (variable, _) in std::env::vars_os() {
+        if variable.as_encoded_bytes().starts_with(b"STENTOR_") {
+            command.env_remove(variable);
+        }
+    }
+    command
+}
+
 /// A process that is killed, by its id, when it is dropped.
 #[derive(Debug)]
 pub struct Process(Option<Child>);
@@ -94,17 +109,17 @@ impl Tree {
         let dir = tempfile::tempdir().unwrap();
         let (origin, admin) = free_ports();
         let mut nodes = Vec::new();
-        let mut command = Command::new(program("stentor-origin"));
-        nodes.push(Process::start(command.args(node_flags(dir.path(), origin, admin))));
+        let mut node = command("stentor-origin");
+        nodes.push(Process::start(node.args(node_flags(dir.path(), origin, admin))));
         wait_ready("origin", admin);
         let mut relays = Vec::new();
         for level in 1..=levels {
             let (address, admin) = free_ports();
-            let mut command = Command::new(program("stentor-relay"));
-            command.args(node_flags(dir.path(), address, admin));
-            command.arg(format!("--origin={origin}"));
-            command.args([format!("--id=relay-{level}"), format!("--level={level}")]);
-            nodes.push(Process::start(&mut command));
+            let mut node = command("stentor-relay");
+            node.args(node_flags(dir.path(), address, admin));
+            node.arg(format!("--origin={origin}"));
+            node.args([format!("--id=relay-{level}"), format!("--level={level}")]);
+            nodes.push(Process::start(&mut node));
             wait_ready(&format!("relay-{level}"), admin);
             relays.push(address);
         }
@@ -120,8 +135,8 @@ impl Tree {
     /// `stentor COMMAND --dev=…`, without the environment's token.
     #[must_use]
     pub fn stentor(&self, command: &str) -> Command {
-        let mut stentor = Command::new(program("stentor"));
-        stentor.env_remove("STENTOR_TOKEN").current_dir(self.dir.path());
+        let mut stentor = self::command("stentor");
+        stentor.current_dir(self.dir.path());
         stentor.arg(command).arg(format!("--dev={}", self.dev().display()));
         stentor.stdout(Stdio::piped()).stderr(Stdio::piped());
         stentor

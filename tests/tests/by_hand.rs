@@ -29,8 +29,9 @@ fn what_is_spoken_at_the_origin_is_heard_at_the_third_level_in_every_format() {
     };
     let ogg = listen(&["--format", "ogg", "--output", "heard.opus", "--json"]);
     let raw = listen(&["--output", "heard.raw"]);
-    // Into a pipe, as into a player.
+    // Into a pipe, which is read as a player would.
     let wav = listen(&["--format", "wav"]);
+    let wav = std::thread::spawn(|| wav.output());
     let report = json(&ogg.output());
     assert_eq!((&report["ticks_lost"], &report["frames_malformed"]), (&0.into(), &0.into()));
     assert!(report["ticks"].as_u64().unwrap() > 250, "{report:#}");
@@ -39,7 +40,7 @@ fn what_is_spoken_at_the_origin_is_heard_at_the_third_level_in_every_format() {
     let raw = raw.output();
     assert!(raw.status.success() && raw.stdout.is_empty(), "{raw:?}");
     assert_heard("raw", &input, &sound(&file("heard.raw")), LISTENED);
-    let wav = wav.output();
+    let wav = wav.join().unwrap();
     assert!(wav.status.success(), "{}", String::from_utf8_lossy(&wav.stderr));
     std::fs::write(file("heard.wav"), &wav.stdout).unwrap();
     assert_heard("wav", &input, &sound(&file("heard.wav")), LISTENED);

@@ -1,22 +1,21 @@
 //! The demo, as `./run demo` starts it.
 #![allow(clippy::unwrap_used, reason = "helpers of tests unwrap as tests do")]
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use stentor_tests::{Process, json, program};
+use stentor_tests::{Process, command, json};
 
 #[test]
 fn everyone_hears_at_the_third_level_and_the_control_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let events = dir.path().join("events.jsonl");
-    let mut command = Command::new(program("stentor"));
-    command
-        .args(["demo", "--seconds", "8", "--listeners", "6", "--speakers", "2", "--levels", "3"])
+    let mut demo = command("stentor");
+    demo.args(["demo", "--seconds", "8", "--listeners", "6", "--speakers", "2", "--levels", "3"])
         .args(["--json", "--events"])
         .arg(&events)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let output = Process::start(&mut command).output();
+    let output = Process::start(&mut demo).output();
     let report = json(&output);
     let told = String::from_utf8_lossy(&output.stderr);
     for (field, wanted) in [("listeners", 6), ("listeners_hearing", 6), ("decoded", 6)] {
@@ -41,13 +40,13 @@ fn everyone_hears_at_the_third_level_and_the_control_does_not() {
 #[test]
 fn a_demo_that_cannot_be_is_refused_before_anything_starts() {
     for args in [&["--levels", "0"][..], &["--speakers", "9"], &["--seconds", "0.5"]] {
-        let output = Command::new(program("stentor")).arg("demo").args(args).output().unwrap();
+        let output = command("stentor").arg("demo").args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty());
     }
-    let mut command = Command::new(program("stentor"));
-    command.args(["demo", "--json", "--input", "no-such-file.wav"]);
-    let output = command.output().unwrap();
+    let mut demo = command("stentor");
+    demo.args(["demo", "--json", "--input", "no-such-file.wav"]);
+    let output = demo.output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no-such-file.wav"));
     assert!(output.stdout.is_empty());

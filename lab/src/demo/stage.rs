@@ -193,6 +193,8 @@ impl Voice {
             blocks.push(hears::Block { at: *at, audible: true });
         }
         for run in runs(&carried) {
+            // What no tick carried covers nobody else either.
+            pcm[run.start * BLOCK..run.end * BLOCK].fill(0.0);
             blocks[run].iter_mut().for_each(|block| block.audible = false);
         }
         Reference { pcm, blocks }
@@ -335,9 +337,12 @@ mod tests {
     #[test]
     fn only_whole_pauses_count_as_not_audible() {
         let (t, f) = (true, false);
-        assert_eq!(runs(&[t, f, f, t, f, f, f]), [4..7]);
-        assert_eq!(runs(&[f, f, f, f, t]), [0..4]);
-        assert!(runs(&[]).is_empty());
+        let ends = |carried: &[bool]| -> Vec<(usize, usize)> {
+            runs(carried).into_iter().map(|run| (run.start, run.end)).collect()
+        };
+        assert_eq!(ends(&[t, f, f, t, f, f, f]), [(4, 7)]);
+        assert_eq!(ends(&[f, f, f, f, t]), [(0, 4)]);
+        assert!(ends(&[]).is_empty());
     }
 
     #[test]
