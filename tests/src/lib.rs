@@ -20,14 +20,14 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 /// A window of the verdict is half a second.
 const WINDOWS_PER_S: usize = 2;
 
-/// A program of the project: in `STENTOR_BIN_DIR`, or beside the folder of the tests.
+/// A program of the project: in `TESTS_BIN_DIR`, or beside the folder of the tests.
 ///
 /// # Panics
 /// When it is not built.
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
-    let dir = match std::env::var_os("STENTOR_BIN_DIR") {
+    let dir = match std::env::var_os("TESTS_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
         // target/debug/deps/test-1234 → target/debug
         None => own.ancestors().nth(2).unwrap().to_owned(),

@@ -10,17 +10,17 @@ use stentor_tests::{Process, Tree, assert_heard, json, sound};
 /// Seconds of listening.
 const LISTENED: usize = 6;
 
-/// A Python that has the client's packages: `STENTOR_PYTHON`, or the environment that `./test`
+/// A Python that has the client's packages: `TESTS_PYTHON`, or the environment that `./test`
 /// makes beside the programs.
 fn python() -> PathBuf {
-    if let Some(python) = std::env::var_os("STENTOR_PYTHON") {
+    if let Some(python) = std::env::var_os("TESTS_PYTHON") {
         return python.into();
     }
     let own = std::env::current_exe().unwrap();
     let venv = own.ancestors().nth(3).unwrap().join("venv/bin/python");
     assert!(
         venv.is_file(),
-        "set STENTOR_PYTHON to a Python with the packages of tests/third_party/requirements.txt, \
+        "set TESTS_PYTHON to a Python with the packages of tests/third_party/requirements.txt, \
          or let ./test make one"
     );
     venv
