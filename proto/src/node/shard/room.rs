@@ -26,6 +26,9 @@ pub(super) struct ShardRoom {
     pending: u32,
     upstream_silent_ms: u32,
     announced: u32,
+    /// The oldest tick that a replay brings to those inside: fixed when the room came up, so that
+    /// what they get has no hole.
+    since: u32,
     state: Option<RoomState>,
     /// Sessions in the room, live or lagging.
     members: u32,
@@ -51,9 +54,9 @@ impl NodeShard {
         room.info.newest = room.ring.newest();
         room.info.tick_ms = tick.tick_ms;
         room.announced = room.announced.max(number);
-        // What is too old for anyone's playout is kept for those who ask, and goes to nobody.
-        let span = limits::REPAIR_DEADLINE.as_millis() / u128::from(tick.tick_ms.max(1));
-        let old = tick.replay && u128::from(room.announced - number) > span;
+        // What was too old for anyone's playout when the room came up is kept for those who ask, and
+        // goes to nobody.
+        let old = tick.replay && number < room.since;
         if old || room.ring.record(number).is_none() {
             self.stats.replays_kept += 1;
             return None;
@@ -142,6 +145,7 @@ impl NodeShard {
         self.by_name.insert(info.name.clone(), at);
         self.rooms[at] = Some(ShardRoom {
             announced: info.newest,
+            since: since(&info),
             info,
             ring: Ring::default(),
             targets: Targets::default(),
@@ -168,6 +172,7 @@ impl NodeShard {
         if room.info.epoch != info.epoch {
             room.ring.clear();
             room.announced = info.newest;
+            room.since = since(&info);
             room.pending = 0;
             // Versions of the document count anew in a new epoch.
             room.state = None;
@@ -391,6 +396,12 @@ impl NodeShard {
     pub fn room_members(&self) -> impl Iterator<Item = (&str, u32)> {
         self.rooms.iter().flatten().map(|room| (room.info.name.as_str(), room.members))
     }
+}
+
+/// The oldest tick worth playing in a room that has come up.
+fn since(info: &Subscribed) -> u32 {
+    let span = limits::REPAIR_DEADLINE.as_millis() / u128::from(info.tick_ms.max(1));
+    info.newest.saturating_sub(u32::try_from(span).unwrap_or(u32::MAX))
 }
 
 impl ShardRoom {
