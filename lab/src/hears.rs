@@ -44,6 +44,8 @@ const STEP: i64 = 240;
 const STEP_MOST: i64 = 1_200;
 /// A fit as good as this moves the lag: where several speak, each is but a part of the output.
 const FOLLOWED: f32 = HEARD / 2.0;
+/// A window that correlates worse than this is not tried with the others' changing delays.
+const WORTH_IT: f32 = 0.5;
 /// Windows, spread over the speech, that the first lag is sought with.
 const SEEDS: usize = 12;
 
@@ -337,11 +339,14 @@ impl<'a> Judge<'a> {
         if let Some(shift) = heard_near(own, &residual, 0) {
             return Some(fit.place + shift);
         }
-        // Their delay may change within the window as the speaker's own may.
-        let range = output.around(fit.place);
-        let residual = residual_in_parts(&range, &self.others_beside(index, tracks, fit.place));
-        if let Some(shift) = heard_near(own, &residual, 0) {
-            return Some(fit.place + shift);
+        // Their delay may change within the window as the speaker's own may: more work, where there
+        // is something to be won.
+        if nearest(own, &residual, 0).is_some_and(|(_, height)| height >= WORTH_IT) {
+            let others = self.others_beside(index, tracks, fit.place);
+            let residual = residual_in_parts(&output.around(fit.place), &others);
+            if let Some(shift) = heard_near(own, &residual, 0) {
+                return Some(fit.place + shift);
+            }
         }
         // The others may have drawn the fit away: search again in what is left without them.
         let low = decimate(&residual);
@@ -384,15 +389,20 @@ const MARGIN: usize = STEP as usize * DECIMATION;
 
 /// The shift from the middle of `range`, up to 2 samples beside `near`, at which `own` is heard.
 fn heard_near(own: &[f32], range: &[f32], near: i64) -> Option<i64> {
-    let best = (-2..=2)
+    let (shift, height) = nearest(own, range, near)?;
+    (height >= HEARD).then_some(shift)
+}
+
+/// The shift at which `own` correlates best, and how well.
+fn nearest(own: &[f32], range: &[f32], near: i64) -> Option<(i64, f32)> {
+    (-2..=2)
         .filter_map(|fine| {
             let shift = near + fine;
             let first = usize::try_from(MARGIN as i64 + shift).ok()?;
             let piece = range.get(first..first + own.len())?;
             Some((shift, correlation(own, piece)))
         })
-        .max_by(|a, b| a.1.total_cmp(&b.1))?;
-    (best.1 >= HEARD).then_some(best.0)
+        .max_by(|a, b| a.1.total_cmp(&b.1))
 }
 
 /// The place within 3 samples of `place` (found at 8 kHz) at which the products are largest.

@@ -9,8 +9,9 @@ use stentor_tests::{Process, command, json};
 fn everyone_hears_at_the_third_level_and_the_control_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let events = dir.path().join("events.jsonl");
+    // Of 13 s a speaker has 20 windows or more: one that the machine spoils is not a failure.
     let mut demo = command("stentor");
-    demo.args(["demo", "--seconds", "8", "--listeners", "6", "--speakers", "2", "--levels", "3"])
+    demo.args(["demo", "--seconds", "13", "--listeners", "6", "--speakers", "2", "--levels", "3"])
         .args(["--json", "--events"])
         .arg(&events)
         .stdout(Stdio::piped())
@@ -23,7 +24,7 @@ fn everyone_hears_at_the_third_level_and_the_control_does_not() {
     }
     assert_eq!((&report["levels"], &report["ticks_lost"]), (&3.into(), &0.into()), "{report:#}");
     assert_eq!(report["control_passed"], false);
-    assert!(report["ticks_sent"].as_u64().unwrap() >= 350, "{report:#}");
+    assert!(report["ticks_sent"].as_u64().unwrap() >= 600, "{report:#}");
     for field in ["join_ms", "one_way_ms", "per_hop_ms"] {
         let figure = |end: &str| report[format!("{field}_{end}")].as_f64().unwrap();
         let (p50, p99) = (figure("p50"), figure("p99"));

@@ -13,6 +13,9 @@ use crate::nodes;
 /// How often each node is asked.
 const EVERY: Duration = Duration::from_millis(500);
 
+/// Rates are taken over up to this time: a node counts in steps of half a second.
+const RATED_OVER: Duration = Duration::from_secs(3);
+
 /// One node as the view shows it.
 #[derive(Clone, Debug, Default)]
 pub struct NodeState {
@@ -142,7 +145,11 @@ fn watch(
             let state = &mut states[number];
             match said {
                 Ok(said) => {
-                    before[number] = Some(state.take(&said, before[number].as_ref()));
+                    let answer = state.take(&said, before[number].as_ref());
+                    let kept = before[number].as_ref();
+                    if kept.is_none_or(|kept| kept.at.elapsed() >= RATED_OVER) {
+                        before[number] = Some(answer);
+                    }
                     if *level == 0 {
                         *lock(audible) = audible_slots(&said);
                     }
