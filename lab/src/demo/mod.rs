@@ -123,6 +123,8 @@ pub fn run(options: &DemoOptions, watcher: &mut dyn Watcher) -> Result<Outcome> 
     let memories = show.audience.finish()?;
     show.stage.finish()?;
     let tree = figures::Tree::read(&show.bed)?;
+    drop(show.watch);
+    drop(show.bed);
     watcher.say("judging what was heard");
     drop(show.relief);
     drop(show.house);
