@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use stentor_client::audio::{Block, Format, SILENT};
 use stentor_client::listen::{Ear, ListenError, ListenSettings, ListenStats, Listener};
-use stentor_client::session::{Connector, Join};
+use stentor_client::session::{Connector, Join, SessionError};
 use stentor_lab::report::Report;
 use stentor_proto::limits;
+use stentor_proto::listen::MoveCause;
 use stentor_proto::wire::{Record, Role, RoomState, frames};
 use stentor_relay::exit::Error;
 
@@ -210,6 +211,9 @@ fn figures(
     report.set("frames_late", mixer.late);
     report.set("frames_malformed", mixer.malformed);
     report.set("concealed_ms", mixer.concealed_ms);
+    let homes = stats.homes;
+    report.set("moves", homes.moved_silent + homes.moved_lost + homes.moved_asked);
+    report.set("probes", homes.probes);
     report.set("played_s", count.blocks as f64 / 50.0);
     report
 }
@@ -309,6 +313,19 @@ impl Ear for Listening {
             false => entry.name.clone(),
         };
         self.names = state.stage.iter().map(|entry| (entry.slot, name(entry))).collect();
+    }
+
+    fn lost(&mut self, why: &SessionError) {
+        self.meter.say(&format!("{why}; looking for another relay"));
+    }
+
+    fn moved(&mut self, address: &str, cause: MoveCause) {
+        let why = match cause {
+            MoveCause::Silent => "the former one fell silent",
+            MoveCause::Lost => "the session with the former one ended",
+            MoveCause::Asked => "the former one drains",
+        };
+        self.meter.say(&format!("{address} serves this listener: {why}"));
     }
 }
 

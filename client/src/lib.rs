@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod audio;
+mod homes;
 pub mod listen;
 pub mod patience;
 pub mod session;

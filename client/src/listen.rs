@@ -2,15 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use stentor_proto::receive::{Reception, ReceptionStats};
-use stentor_proto::wire::{
-    Close, CloseCode, Framing, Record, RoomState, ServerMessage, TickKey, frames,
-};
+use bytes::Bytes;
+use stentor_proto::listen::{self as proto, HomeId, Listen, ListenAction, MoveCause};
+use stentor_proto::receive::ReceptionStats;
+use stentor_proto::wire::{Framing, Record, RoomState, ServerMessage, TickKey, frames};
 use stentor_proto::{Time, limits};
 use tokio::time::MissedTickBehavior;
 
 use crate::audio::{BLOCK, Block, Mixer, MixerStats};
-use crate::session::{Incoming, Session, SessionError};
+use crate::homes::{HomeEvent, Homes, close_of};
+use crate::session::{Session, SessionError, hello};
 
 /// Who follows what a listener hears.
 pub trait Ear {
@@ -27,6 +28,12 @@ pub trait Ear {
 
     /// The room's document changed.
     fn room(&mut self, _state: &RoomState) {}
+
+    /// The session has ended, and another relay is looked for.
+    fn lost(&mut self, _why: &SessionError) {}
+
+    /// Another relay serves the listener from here on.
+    fn moved(&mut self, _address: &str, _cause: MoveCause) {}
 }
 
 /// How to listen.
@@ -49,6 +56,8 @@ impl Default for ListenSettings {
 pub struct ListenStats {
     /// Ticks.
     pub reception: ReceptionStats,
+    /// Sessions: moves from relay to relay, and probes.
+    pub homes: proto::ListenStats,
     /// Sound.
     pub mixer: MixerStats,
     /// Ticks whose frames could not be read.
@@ -70,13 +79,15 @@ pub enum ListenError {
     Output(String),
 }
 
-/// A session that listens.
+/// A listener: it begins on one session, and goes to another relay when its own falls silent.
 pub struct Listener {
-    session: Session,
-    reception: Reception,
+    listen: Listen,
+    homes: Homes,
     mixer: Mixer,
     settings: ListenSettings,
     zero: Instant,
+    address: String,
+    joined_in: Duration,
     stats: ListenStats,
 }
 
@@ -86,24 +97,34 @@ impl Listener {
     /// # Errors
     /// When the welcome names no room: the server is at fault.
     pub fn new(session: Session, settings: ListenSettings) -> Result<Self, SessionError> {
-        let Some(room) = session.welcome.room.as_ref() else {
-            let address = session.address().to_owned();
+        let (address, joined_in) = (session.address().to_owned(), session.joined_in);
+        if session.welcome.room.is_none() {
             return Err(SessionError::Server {
                 address,
                 reason: "its welcome names no room".into(),
             });
-        };
-        let reception = Reception::new(Framing::Quic, room);
+        }
+        let (welcome, link, connector, join) = session.into_parts();
+        // Those on stage have their session with the origin, and no relay takes them.
+        let entries = if join.role.speaks() { Vec::new() } else { vec![address.clone()] };
+        let seed = rand::random();
+        let (hello, framing) = (hello(&join), Framing::Quic);
+        let plan = proto::ListenSettings { hello, entries, framing, repair: true, seed };
+        let listen = Listen::joined(plan, Time::ZERO, &address, welcome);
+        let mut homes = Homes::new(connector);
+        if let Some(home) = listen.current() {
+            homes.adopt(home, link);
+        }
         let mixer = Mixer::new(settings.playout);
         let (zero, stats) = (Instant::now(), ListenStats::default());
-        Ok(Self { session, reception, mixer, settings, zero, stats })
+        Ok(Self { listen, homes, mixer, settings, zero, address, joined_in, stats })
     }
 
     /// Listens until `stop` completes, then leaves.
     ///
     /// # Errors
-    /// When the session ends before, or the sound cannot be kept. What was counted until then is
-    /// in [`Self::stats`].
+    /// When no relay serves the listener any more, or the sound cannot be kept. What was counted
+    /// until then is in [`Self::stats`].
     pub async fn run(
         &mut self,
         ear: &mut impl Ear,
@@ -113,24 +134,26 @@ impl Listener {
         let mut playout = tokio::time::interval(limits::TICK);
         playout.set_missed_tick_behavior(MissedTickBehavior::Burst);
         loop {
-            let repair = self.reception.poll_timeout().map(|at| self.instant(at));
-            let repair_at = repair.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
+            self.act(ear)?;
+            let due = self.listen.poll_timeout().map(|at| self.instant(at));
+            let due_at = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
             tokio::select! {
                 biased;
                 () = &mut stop => {
-                    self.session.leave();
+                    self.homes.leave_all();
                     return Ok(());
                 }
-                incoming = self.session.next() => self.take(ear, incoming?)?,
+                (home, event) = self.homes.next() => self.take(ear, home, event),
                 due = playout.tick(), if self.settings.decode => {
                     let at = due.into_std();
                     let mut block: Block = [0.0; BLOCK];
                     self.mixer.pull(self.time(at), &mut block);
                     ear.block(at, &block).map_err(ListenError::Output)?;
                 }
-                () = tokio::time::sleep_until(repair_at.into()), if repair.is_some() => {}
+                () = tokio::time::sleep_until(due_at.into()), if due.is_some() => {
+                    self.listen.handle_timeout(self.time(Instant::now()));
+                }
             }
-            self.request_repair();
         }
     }
 
@@ -138,60 +161,81 @@ impl Listener {
     #[must_use]
     pub fn stats(&self) -> ListenStats {
         ListenStats {
-            reception: self.reception.stats(),
+            reception: self.listen.reception(),
+            homes: self.listen.stats(),
             mixer: self.mixer.stats(),
             delay: self.mixer.delay(),
             ..self.stats
         }
     }
 
-    fn take(&mut self, ear: &mut impl Ear, incoming: Incoming) -> Result<(), ListenError> {
-        match incoming {
-            Incoming::Datagram(bytes) => {
-                let at = Instant::now();
-                let now = self.time(at);
-                let key = self.session.welcome.room.as_ref().map_or((0, 0), |r| (r.id, r.epoch));
-                let (mixer, stats) = (&mut self.mixer, &mut self.stats);
-                let (zero, joined_in) = (self.zero, self.session.joined_in);
-                let decode = self.settings.decode;
-                self.reception.datagram(now, bytes, |record, replay| {
-                    let since = joined_in + at.saturating_duration_since(zero);
-                    stats.first_tick_in.get_or_insert(since);
-                    ear.tick(at, &record, replay);
-                    if !decode {
-                        return;
-                    }
-                    match frames(&record.payload) {
-                        Ok(frames) => {
-                            let key = TickKey { room: key.0, epoch: key.1, number: record.number };
-                            mixer.push_tick(now, key, record.clock_us, frames);
-                        }
-                        Err(_) => stats.bad_ticks += 1,
-                    }
-                });
+    fn take(&mut self, ear: &mut impl Ear, home: HomeId, event: HomeEvent) {
+        let at = Instant::now();
+        let now = self.time(at);
+        match event {
+            HomeEvent::Up(_) => {}
+            HomeEvent::Datagram(bytes) => self.datagram(ear, at, home, bytes),
+            HomeEvent::Message(message) => {
+                if let ServerMessage::Room(state) = &message
+                    && self.listen.current() == Some(home)
+                {
+                    ear.room(state);
+                }
+                self.listen.handle_message(now, home, message);
             }
-            Incoming::Message(ServerMessage::Subscribed(room)) => {
-                self.reception.renew(&room);
-                self.session.welcome.room = Some(room);
+            HomeEvent::Down(error) => {
+                if self.listen.current() == Some(home) {
+                    ear.lost(&error);
+                }
+                self.listen.handle_down(now, home, close_of(&error));
             }
-            Incoming::Message(ServerMessage::Room(state)) => ear.room(&state),
-            Incoming::Message(ServerMessage::Closing { code, reason, .. }) => {
-                let code = CloseCode::from_code(code.into()).unwrap_or(CloseCode::Internal);
-                let address = self.session.address().to_owned();
-                return Err(
-                    SessionError::Closed { address, close: Close::new(code, reason) }.into()
-                );
-            }
-            Incoming::Message(_) => {}
         }
-        Ok(())
     }
 
-    fn request_repair(&mut self) {
-        let now = self.time(Instant::now());
-        while let Some(request) = self.reception.poll_request(now) {
-            self.session.send_datagram(request);
+    fn datagram(&mut self, ear: &mut impl Ear, at: Instant, home: HomeId, bytes: Bytes) {
+        let now = self.time(at);
+        let (room, epoch) = self.listen.room().map_or((0, 0), |r| (r.id, r.epoch));
+        let (mixer, stats, decode) = (&mut self.mixer, &mut self.stats, self.settings.decode);
+        let since = self.joined_in + at.saturating_duration_since(self.zero);
+        self.listen.datagram(now, home, bytes, |record, replay| {
+            stats.first_tick_in.get_or_insert(since);
+            ear.tick(at, &record, replay);
+            if !decode {
+                return;
+            }
+            match frames(&record.payload) {
+                Ok(frames) => {
+                    let key = TickKey { room, epoch, number: record.number };
+                    mixer.push_tick(now, key, record.clock_us, frames);
+                }
+                Err(_) => stats.bad_ticks += 1,
+            }
+        });
+    }
+
+    /// Does what the protocol's machine asks for.
+    fn act(&mut self, ear: &mut impl Ear) -> Result<(), ListenError> {
+        while let Some(action) = self.listen.poll_action() {
+            match action {
+                ListenAction::Connect { home, address, hello } => {
+                    self.homes.connect(home, address, *hello);
+                }
+                ListenAction::SendDatagram { home, bytes } => {
+                    self.homes.send_datagram(home, bytes);
+                }
+                ListenAction::Leave { home } => self.homes.leave(home),
+                ListenAction::Moved { address, cause } => {
+                    ear.moved(&address, cause);
+                    self.address = address;
+                }
+                ListenAction::Ended(close) => {
+                    self.homes.leave_all();
+                    let address = self.address.clone();
+                    return Err(SessionError::Closed { address, close }.into());
+                }
+            }
         }
+        Ok(())
     }
 
     fn time(&self, at: Instant) -> Time {

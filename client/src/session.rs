@@ -111,11 +111,13 @@ pub struct Session {
     /// How long it took from the call to the welcome.
     pub joined_in: Duration,
     link: Link,
+    connector: Connector,
+    join: Join,
 }
 
 /// A connection with its control stream.
 #[derive(Debug)]
-struct Link {
+pub(crate) struct Link {
     connection: quinn::Connection,
     send: quinn::SendStream,
     recv: quinn::RecvStream,
@@ -165,7 +167,10 @@ impl Connector {
         let started = std::time::Instant::now();
         let address = join.address.clone();
         match tokio::time::timeout(CONNECT_DEADLINE, self.open(join)).await {
-            Ok(Ok((welcome, link))) => Ok(Session { welcome, joined_in: started.elapsed(), link }),
+            Ok(Ok((welcome, link))) => {
+                let (connector, join) = (self.clone(), join.clone());
+                Ok(Session { welcome, joined_in: started.elapsed(), link, connector, join })
+            }
             Ok(Err(error)) => Err(error),
             Err(_) => {
                 let reason = format!("no answer within {} s", CONNECT_DEADLINE.as_secs());
@@ -175,7 +180,21 @@ impl Connector {
     }
 
     async fn open(&self, join: &Join) -> Result<(Welcome, Link), SessionError> {
-        let address = join.address.clone();
+        let mut link = self.dial(&join.address, hello(join)).await?;
+        loop {
+            match link.next_message().await? {
+                ServerMessage::Welcome(welcome) => return Ok((welcome, link)),
+                ServerMessage::Closing { code, reason, .. } => {
+                    return Err(link.closed(code.into(), reason));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Connects and says hello; the answer is the caller's to await.
+    pub(crate) async fn dial(&self, address: &str, hello: Hello) -> Result<Link, SessionError> {
+        let address = address.to_owned();
         let connect = |reason: String| SessionError::Connect { address: address.clone(), reason };
         let remote = resolve(&address).await?;
         let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
@@ -189,16 +208,8 @@ impl Connector {
         let (send, recv) = connection.open_bi().await.map_err(|e| refused(&address, e))?;
         let decoder = ControlDecoder::default();
         let mut link = Link { connection, send, recv, decoder, address };
-        link.say(&ClientMessage::Hello(hello(join))).await?;
-        loop {
-            match link.next_message().await? {
-                ServerMessage::Welcome(welcome) => return Ok((welcome, link)),
-                ServerMessage::Closing { code, reason, .. } => {
-                    return Err(link.closed(code.into(), reason));
-                }
-                _ => {}
-            }
-        }
+        link.say(&ClientMessage::Hello(hello)).await?;
+        Ok(link)
     }
 
     /// Waits until every session's close has been sent, at most for a second.
@@ -224,25 +235,32 @@ impl Session {
 
     /// Sends a datagram; one that the transport cannot take is dropped, as on the network.
     pub fn send_datagram(&self, bytes: Bytes) {
-        // A datagram that is not sent is a loss, which the protocol repairs; a dead connection
-        // shows in `next`.
-        let _ = self.link.connection.send_datagram(bytes);
+        self.datagrams().send(bytes);
     }
 
     /// A handle that sends datagrams while another part of the program awaits [`Self::next`].
     #[must_use]
     pub fn datagrams(&self) -> DatagramSender {
-        DatagramSender(self.link.connection.clone())
+        self.link.datagrams()
     }
 
     /// Leaves; what was sent before is still delivered by QUIC's closing.
     pub fn leave(&self) {
-        self.link.connection.close((CloseCode::Done as u32).into(), b"goodbye");
+        self.link.datagrams().leave();
+    }
+
+    /// What a listener that may change its relay needs.
+    pub(crate) fn into_parts(self) -> (Welcome, Link, Connector, Join) {
+        (self.welcome, self.link, self.connector, self.join)
     }
 }
 
 impl Link {
-    async fn next(&mut self) -> Result<Incoming, SessionError> {
+    pub(crate) fn datagrams(&self) -> DatagramSender {
+        DatagramSender(self.connection.clone())
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<Incoming, SessionError> {
         loop {
             if let Some(message) = self.whole_message()? {
                 return Ok(Incoming::Message(message));
@@ -318,12 +336,17 @@ pub struct DatagramSender(quinn::Connection);
 impl DatagramSender {
     /// Sends a datagram; one that the transport cannot take is dropped, as on the network.
     pub fn send(&self, bytes: Bytes) {
-        // As in `Session::send_datagram`.
+        // A datagram that is not sent is a loss, which the protocol repairs; a dead connection
+        // shows where the session is read.
         let _ = self.0.send_datagram(bytes);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.0.close((CloseCode::Done as u32).into(), b"goodbye");
     }
 }
 
-fn hello(join: &Join) -> Hello {
+pub(crate) fn hello(join: &Join) -> Hello {
     Hello {
         version: VERSION,
         features: FEATURES.map(str::to_owned).to_vec(),
@@ -334,6 +357,7 @@ fn hello(join: &Join) -> Hello {
         agent: Some(concat!("stentor/", env!("CARGO_PKG_VERSION")).to_owned()),
         playout_ms: u32::try_from(join.playout.as_millis()).ok(),
         last: join.last,
+        pass: None,
         relay: None,
     }
 }

@@ -207,6 +207,7 @@ pub fn planner(data: &[u8]) {
                     capacity: u32::from(b),
                     level: (op & 8 != 0).then_some(op >> 4),
                     incarnation: u64::from(a >> 6),
+                    pass_key: None,
                 };
                 drop(planner.join(now, info));
             }

@@ -53,6 +53,7 @@ fn relay_info(n: u8) -> RelayInfo {
         capacity: u32::from(n),
         level: (n & 1 == 0).then_some(n >> 6),
         incarnation: u64::from(n >> 6),
+        pass_key: None,
     }
 }
 
@@ -111,6 +112,9 @@ pub fn shard(data: &[u8]) {
     let mut steps = Unstructured::new(data);
     let now = Time::from_millis(1_000);
     let settings = ShardSettings {
+        name: "r".into(),
+        shards: 1,
+        pass_key: None,
         shard: 0,
         origin: data.len().is_multiple_of(2),
         agent: "fuzz".into(),
@@ -186,7 +190,7 @@ impl Shard {
                 let room = Subscribed { tick_ms: 20, ..subscribed(b, a) };
                 ToShard::StageJoined { session, room, slot: 1, frame_bytes: 100 }
             }
-            (9, _) if b == 0xff => ToShard::Drain,
+            (9, _) if b == 0xff => ToShard::Drain { within: std::time::Duration::from_secs(1) },
             _ => {
                 let newest = TickKey { room, epoch: u32::from(a >> 6), number: u32::from(b) };
                 ToShard::Feed { newest, pending: 1, upstream_silent_ms: 1 }
@@ -261,6 +265,7 @@ fn client_message(a: u8, b: u8) -> Bytes {
                 agent: None,
                 playout_ms: Some(u32::from(a) * 4),
                 last: (b & 8 != 0).then_some((u32::from(a % 4), u32::from(a))),
+                pass: None,
                 relay: (b & 16 != 0).then(|| relay_info(a)),
             })
         }
@@ -372,6 +377,7 @@ fn server_message(a: u8, b: u8) -> Bytes {
             frame_bytes: None,
             repair_ms: None,
             alternates: Vec::new(),
+            pass: None,
             keys: vec![("k".into(), "v".into())],
         }),
         2 | 3 => ServerMessage::Subscribed(subscribed(a, b)),
@@ -443,6 +449,7 @@ pub fn origin(data: &[u8]) {
         tick_ms: 20,
     };
     let settings = OriginSettings {
+        signer: None,
         name: "origin".into(),
         first_use: data.len().is_multiple_of(2).then(|| setup.clone()),
         rooms: vec![setup],

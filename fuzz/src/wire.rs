@@ -39,6 +39,7 @@ fn rebuilt(framing: Framing, datagram: &Datagram) -> Bytes {
         Datagram::Repair(request) => wire::repair_bytes(framing, request),
         Datagram::Speech { slot, frames } => wire::speech_bytes(framing, *slot, frames.iter()),
         Datagram::SpeechRequest(request) => wire::speech_request_bytes(framing, request),
+        Datagram::Probe => wire::probe_bytes(framing),
     }
 }
 

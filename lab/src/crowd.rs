@@ -489,6 +489,7 @@ fn hello(room: &str, token: Option<&String>) -> bytes::Bytes {
         agent: Some("stentor-crowd".into()),
         playout_ms: Some(100),
         last: None,
+        pass: None,
         relay: None,
     }))
 }

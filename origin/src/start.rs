@@ -65,6 +65,7 @@ fn plan(settings: &Settings, services: &Services) -> Result<NodePlan, Error> {
     let now_us = clock.unix_us_at_zero();
     let keys = settings.keys.public.iter();
     let control = OriginSettings {
+        signer: settings.keys.signers.first().cloned(),
         name: settings.node.id.clone(),
         rooms: settings.rooms.iter().map(room_setup).collect::<Result<_, _>>()?,
         first_use: settings.rooms_on_first_use.then(first_use),

@@ -12,7 +12,10 @@
 
 pub mod fanout;
 pub mod limits;
+pub mod listen;
 pub mod node;
+pub mod pass;
+mod random;
 pub mod receive;
 pub mod room;
 pub mod session;

@@ -66,6 +66,17 @@ pub const REASON_BYTES: usize = 256;
 pub const NAME_BYTES: usize = 128;
 /// Bytes of a token (JWT).
 pub const TOKEN_BYTES: usize = 4096;
+/// Bytes of a re-home pass: a certificate and the relay's word, each with names of
+/// [`NAME_BYTES`] that JSON and base64 may make eight times as long.
+pub const PASS_BYTES: usize = 4096;
+/// How long a certificate for a relay's pass key is good (seconds); it is renewed after half of it.
+pub const CERTIFICATE_S: u64 = 24 * 3600;
+/// How long a re-home pass is good (seconds): a listener that has lost its relay for longer comes as
+/// a newcomer.
+pub const PASS_S: u64 = 3600;
+/// Verified certificates that a shard remembers: those of all relays that may send it listeners, and
+/// their successors.
+pub const CERTIFICATES: usize = 1_024;
 /// Clocks of those who mint and of those who verify may differ by this much (seconds).
 pub const TOKEN_LEEWAY_S: u64 = 30;
 /// Public keys that a verifier holds: one in use, its successor, and room for a few origins.
@@ -183,6 +194,63 @@ pub const PLAYOUT_MOST: Duration = Duration::from_millis(200);
 pub const REPLAY_TICKS: u32 = 50;
 
 const _: () = assert!(RING_TICKS.is_power_of_two() && RING_TICKS >= REPLAY_TICKS as usize);
+
+// --- Re-homing -------------------------------------------------------------------------------
+
+/// Alternates that one listener is told.
+pub const ALTERNATES: usize = 2;
+/// Relays that one relay's listeners are spread over when it fails.
+pub const SIBLINGS: usize = 8;
+/// A session is silent if nothing came for this long and two cadences on top: at 20 ms a listener
+/// looks for another relay after 150 ms, three beacons and a half.
+pub const SILENT_AFTER: Duration = Duration::from_millis(110);
+/// The longest silence that a path's own jitter may explain.
+pub const SILENT_MOST: Duration = Duration::from_millis(600);
+/// The longest gap of the last so long counts as the path's jitter.
+pub const JITTER_MEMORY: Duration = Duration::from_secs(15);
+/// A silent session is probed this often.
+pub const PROBE_EVERY: Duration = Duration::from_millis(40);
+/// A relay probes a silent parent this often, for as long as it is silent.
+pub const PARENT_PROBE_EVERY: Duration = Duration::from_millis(100);
+/// Probes that one session is sent while it is silent: it is left after them.
+pub const PROBES: u8 = 16;
+/// Listeners of a dead relay start within this of each other: 500 of them are 6,700 handshakes a
+/// second for all alternates together.
+pub const REHOME_SPREAD: Duration = Duration::from_millis(75);
+/// An attempt without a welcome for this long is joined by a second one.
+pub const REHOME_NEXT: Duration = Duration::from_millis(250);
+/// An attempt without a welcome for this long is given up.
+pub const REHOME_ATTEMPT: Duration = Duration::from_secs(5);
+/// Attempts under way at once.
+pub const REHOME_ATTEMPTS: usize = 2;
+/// The first pause after every known relay has failed; it doubles …
+pub const REHOME_PAUSE: Duration = Duration::from_millis(250);
+/// … up to this.
+pub const REHOME_PAUSE_MOST: Duration = Duration::from_secs(5);
+/// A listener that found no relay for this long ends.
+pub const REHOME_GIVE_UP: Duration = Duration::from_secs(300);
+/// How far behind the newest tick another relay's feed may be and still take over.
+pub const REHOME_BEHIND: u32 = 5;
+/// A relay that is behind takes over from a silent one after this.
+pub const REHOME_STARVED: Duration = Duration::from_secs(1);
+/// Lists of siblings are looked at in turn this often, for loads change …
+pub const SIBLINGS_EVERY: Duration = Duration::from_secs(1);
+/// … so many relays at once: a tree of 16,384 relays within 256 s, and those that a change touches
+/// at once.
+pub const SIBLINGS_TURN: usize = 64;
+/// A relay whose children say that it is silent has left when it has not reported for this long:
+/// five reports. Longer than a node may stand still without losing its place.
+pub const SUSPECT_EXPIRY: Duration = Duration::from_secs(5);
+/// A listener whose timers come this late was asleep, and judges nobody by what it missed.
+pub const ASLEEP: Duration = Duration::from_secs(1);
+/// Entry addresses that a listener is given at most.
+pub const ENTRIES: usize = 16;
+/// Listeners of a draining relay are asked to move over this long, and its moves spread over it.
+pub const DRAIN_SPREAD: Duration = Duration::from_secs(5);
+/// Messages about moves and alternates that one shard sends in a turn of [`PUSH_EVERY`].
+pub const PUSHES_LEAST: usize = 8;
+/// Pushes to many are spread in steps of this.
+pub const PUSH_EVERY: Duration = Duration::from_millis(20);
 
 // --- Tables and queues -----------------------------------------------------------------------
 

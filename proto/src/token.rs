@@ -9,6 +9,7 @@ use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes, spk
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use jsonwebtoken::errors::{Error as JwtError, ErrorKind};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
@@ -214,7 +215,7 @@ impl Verifier {
             VerifyingKey::from_bytes(&key).map_err(|_| KeyError::Public)?;
             held.push((kid, DecodingKey::from_ed_der(&key)));
         }
-        Ok(Self { keys: held, validation: validation() })
+        Ok(Self { keys: held, validation: validation(AUDIENCE) })
     }
 
     /// A verifier for keys as the origin publishes them ([`crate::wire::Welcome::keys`]).
@@ -242,6 +243,18 @@ impl Verifier {
     /// # Errors
     /// The first reason to refuse it; the signature is checked before any claim is looked at.
     pub fn verify(&self, token: &str, now_unix_s: u64) -> Result<Claims, TokenError> {
+        let claims: Claims = self.signed(token, &self.validation)?;
+        claims.check(now_unix_s)?;
+        Ok(claims)
+    }
+
+    /// The claims of any JWT of this verifier's keys, for the audience of `validation`; what they
+    /// say is not looked at.
+    pub(crate) fn signed<T: DeserializeOwned>(
+        &self,
+        token: &str,
+        validation: &Validation,
+    ) -> Result<T, TokenError> {
         if token.len() > limits::TOKEN_BYTES {
             return Err(TokenError::TooLong(token.len()));
         }
@@ -251,18 +264,14 @@ impl Verifier {
         }
         let kid = header.kid.as_deref().ok_or(TokenError::NoKeyId)?;
         let (_, key) = self.keys.iter().find(|(k, _)| k == kid).ok_or(TokenError::UnknownKey)?;
-        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation)
-            .map_err(|e| claims_error(&e))?
-            .claims;
-        claims.check(now_unix_s)?;
-        Ok(claims)
+        Ok(jsonwebtoken::decode::<T>(token, key, validation).map_err(|e| claims_error(&e))?.claims)
     }
 }
 
 impl Default for Verifier {
     /// Knows no key and refuses every token.
     fn default() -> Self {
-        Self { keys: Vec::new(), validation: validation() }
+        Self { keys: Vec::new(), validation: validation(AUDIENCE) }
     }
 }
 
@@ -320,22 +329,30 @@ impl Signer {
     /// # Errors
     /// [`KeyError::Claims`] when every verifier would refuse these claims at the time of `iat`.
     pub fn sign(&self, claims: &Claims) -> Result<String, KeyError> {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            aud: &'static str,
-            #[serde(flatten)]
-            claims: &'a Claims,
-        }
         claims.check(claims.iat.max(claims.nbf.unwrap_or(0))).map_err(KeyError::Claims)?;
-        let mut header = Header::new(Algorithm::EdDSA);
-        header.kid = Some(self.kid.clone());
-        let body = Body { aud: AUDIENCE, claims };
-        let token =
-            jsonwebtoken::encode(&header, &body, &self.key).map_err(|_| KeyError::Private)?;
+        let token = self.sign_for(AUDIENCE, claims)?;
         if token.len() > limits::TOKEN_BYTES {
             return Err(KeyError::Claims(TokenError::TooLong(token.len())));
         }
         Ok(token)
+    }
+
+    /// Signs any claims for an audience: a JWT (RFC 7519) with EdDSA.
+    pub(crate) fn sign_for<T: Serialize>(
+        &self,
+        audience: &'static str,
+        claims: &T,
+    ) -> Result<String, KeyError> {
+        #[derive(Serialize)]
+        struct Body<'a, T> {
+            aud: &'static str,
+            #[serde(flatten)]
+            claims: &'a T,
+        }
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(self.kid.clone());
+        let body = Body { aud: audience, claims };
+        jsonwebtoken::encode(&header, &body, &self.key).map_err(|_| KeyError::Private)
     }
 }
 
@@ -376,9 +393,9 @@ pub fn decode_public(text: &str) -> Result<[u8; 32], KeyError> {
     }
 }
 
-fn validation() -> Validation {
+pub(crate) fn validation(audience: &str) -> Validation {
     let mut validation = Validation::new(Algorithm::EdDSA);
-    validation.set_audience(&[AUDIENCE]);
+    validation.set_audience(&[audience]);
     validation.set_required_spec_claims(&["aud"]);
     // The library would read its own clock; `Claims::check` is given one.
     validation.validate_exp = false;

@@ -7,8 +7,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use stentor_proto::limits;
 use stentor_proto::wire::{
     ALPN, ClientMessage, CloseCode, ControlDecoder, Datagram, FEATURES, Framing, Record,
-    ServerMessage, VERSION, beacon_bytes, frames, repair_bytes, speech_bytes, speech_request_bytes,
-    ticks_bytes,
+    ServerMessage, VERSION, beacon_bytes, frames, probe_bytes, repair_bytes, speech_bytes,
+    speech_request_bytes, ticks_bytes,
 };
 
 const PAGE: &str = include_str!("../../docs/PROTOCOL.md");
@@ -68,11 +68,14 @@ fn the_limits_are_those_of_the_code() {
         FRAME_HEADER_BYTES RECORD_BYTES FRAME_BYTES RECORDS_PER_DATAGRAM EARLIER_TICKS
         FRAMES_PER_TICK FRAMES_PER_SPEECH EARLIER_FRAMES SEQ_AHEAD SEQ_JUMP_PROOFS PAUSE_BYTES TICKS_AHEAD WINDOW_TICKS RING_TICKS REPLAY_TICKS
         CONTROL_BYTES CONTROL_PER_S CHILD_CONTROL_PER_S BAD_PER_S REASON_BYTES NAME_BYTES TOKEN_BYTES
+        PASS_BYTES ALTERNATES SIBLINGS REHOME_BEHIND REHOME_ATTEMPTS
         FRAMES_PER_S SPEECH_DATAGRAMS_PER_S FRAME_BURST
         SLOTS_PER_ROOM AUDIBLE AUDIBLE_MOST PRE_ROLL REPAIR_TRIES REPAIRS_PER_S
         ROOMS_PER_CHILD LEVELS;
         CLOSE_AFTER CLOSE_APART SURPLUS_WAIT FIRST_HOP_REPAIR HEARTBEAT_EVERY BEACON_AFTER
-        UPSTREAM_SILENT REPAIR_SKEW REPAIR_DEADLINE STALE PLAYOUT PLAYOUT_MOST HELLO_DEADLINE
+        UPSTREAM_SILENT REPAIR_SKEW
+        SILENT_AFTER SILENT_MOST JITTER_MEMORY PROBE_EVERY PARENT_PROBE_EVERY REHOME_SPREAD REHOME_NEXT
+        REHOME_ATTEMPT REHOME_PAUSE REHOME_PAUSE_MOST SUSPECT_EXPIRY REPAIR_DEADLINE STALE PLAYOUT PLAYOUT_MOST HELLO_DEADLINE
         JOIN_DEADLINE LOAD_EVERY ROOM_LINGER IDLE_TIMEOUT
     ];
     let page: Vec<(String, u128)> = rows(section("## 10"))
@@ -167,9 +170,10 @@ fn every_datagram_has_an_example_that_is_read_and_written_alike() {
             Datagram::Repair(request) => repair_bytes(raw, &request),
             Datagram::Speech { slot, frames } => speech_bytes(raw, slot, frames.iter()),
             Datagram::SpeechRequest(request) => speech_request_bytes(raw, &request),
+            Datagram::Probe => probe_bytes(raw),
         };
         assert_eq!(written, bytes);
         kinds.push(bytes[0]);
     }
-    assert_eq!(kinds, [1, 2, 3, 4, 5]);
+    assert_eq!(kinds, [1, 2, 3, 4, 5, 6]);
 }

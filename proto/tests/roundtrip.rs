@@ -71,14 +71,16 @@ fn role() -> impl Strategy<Value = Role> {
 }
 
 fn relay_info() -> impl Strategy<Value = RelayInfo> {
-    (name(), name(), name(), any::<u32>(), option::of(any::<u8>()), any::<u64>()).prop_map(
-        |(id, address, region, capacity, level, incarnation)| RelayInfo {
+    let numbers = (any::<u32>(), option::of(any::<u8>()), any::<u64>());
+    (name(), name(), name(), numbers, option::of(name())).prop_map(
+        |(id, address, region, (capacity, level, incarnation), pass_key)| RelayInfo {
             id,
             address,
             region,
             capacity,
             level,
             incarnation,
+            pass_key,
         },
     )
 }
@@ -93,19 +95,31 @@ fn hello() -> impl Strategy<Value = Hello> {
         texts,
         option::of(any::<u32>()),
         last,
-        option::of(relay_info()),
+        (option::of(relay_info()), option::of(name())),
     )
-        .prop_map(
-            |(version, features, role, (room, token, name, agent), playout_ms, last, relay)| {
-                Hello { version, features, role, room, token, name, agent, playout_ms, last, relay }
-            },
-        )
+        .prop_map(|(version, features, role, texts, playout_ms, last, (relay, pass))| {
+            let (room, token, name, agent) = texts;
+            Hello {
+                version,
+                features,
+                role,
+                room,
+                token,
+                name,
+                agent,
+                playout_ms,
+                last,
+                pass,
+                relay,
+            }
+        })
 }
 
 fn load() -> impl Strategy<Value = Load> {
     let counts = any::<(u64, u64, u32, u64, u32, u32)>();
-    (counts, vec((name(), any::<u32>()), 0..4), vec(name(), 0..3)).prop_map(
-        |(counts, round_trips, parents)| Load {
+    let parents = (vec(name(), 0..3), vec(name(), 0..3), any::<bool>());
+    (counts, vec((name(), any::<u32>()), 0..4), parents).prop_map(
+        |(counts, round_trips, (parents, silent, draining))| Load {
             incarnation: counts.0,
             sequence: counts.1,
             listeners: counts.2,
@@ -114,6 +128,8 @@ fn load() -> impl Strategy<Value = Load> {
             joins_per_s: counts.5,
             round_trips,
             parents,
+            silent,
+            draining,
         },
     )
 }
@@ -147,7 +163,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
     let texts = (name(), name(), vec(name(), 0..4));
     let numbers = (option::of(any::<u16>()), option::of(any::<u16>()), option::of(any::<u32>()));
     let alternate = (name(), name()).prop_map(|(relay, address)| Alternate { relay, address });
-    let lists = (vec(alternate, 0..3), vec((name(), name()), 0..3));
+    let lists = (vec(alternate, 0..3), vec((name(), name()), 0..3), option::of(name()));
     (any::<u32>(), texts, role(), option::of(subscribed()), numbers, lists).prop_map(
         |(
             version,
@@ -155,7 +171,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
             role,
             room,
             (slot, frame_bytes, repair_ms),
-            (alternates, keys),
+            (alternates, keys, pass),
         )| {
             Welcome {
                 version,
@@ -168,6 +184,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
                 frame_bytes,
                 repair_ms,
                 alternates,
+                pass,
                 keys,
             }
         },

@@ -43,6 +43,7 @@ fn hello(role: Role, room: &str) -> Hello {
         agent: None,
         playout_ms: Some(100),
         last: None,
+        pass: None,
         relay: None,
     }
 }
@@ -54,6 +55,9 @@ fn listener() -> Hello {
 impl Bench {
     fn new() -> Self {
         let settings = ShardSettings {
+            name: "r".into(),
+            shards: 1,
+            pass_key: None,
             shard: 0,
             origin: true,
             agent: "test".into(),

@@ -287,6 +287,9 @@ fn a_draining_node_takes_no_newcomers_and_goes_on_serving() {
     world.drain(node);
     let late = world.listen(node, "hall");
     world.step(2_000);
+    let asked = world.listeners.iter().map(|l| (l.alternates.len(), l.asked_to_move));
+    let nobody_else = |n: usize| if n == node - 1 { (2, 1) } else { (2, 0) };
+    assert_eq!(asked.take(6).collect::<Vec<_>>(), (0..6).map(nobody_else).collect::<Vec<_>>());
     assert_eq!(world.listeners[late].closed.unwrap().1, CloseCode::Draining);
     assert_eq!(world.view(node).not_ready.as_deref(), Some("draining"));
     assert_complete(&world, 4, 1, 1);

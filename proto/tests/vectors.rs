@@ -16,11 +16,12 @@ use stentor_proto::wire::{
 };
 
 /// Every file in `proto/vectors`; a file that no test reads is a defect.
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "beacon",
     "close",
     "control_client",
     "control_server",
+    "probe",
     "repair",
     "speech",
     "speech_request",
@@ -165,6 +166,7 @@ fn datagram_json(datagram: &Datagram) -> (&'static str, Value) {
             "speech_request",
             json!({ "slot": request.slot, "first": request.first, "mask": request.mask }),
         ),
+        Datagram::Probe => ("probe", json!({})),
     }
 }
 
@@ -207,6 +209,7 @@ fn datagram_bytes(kind: &str, framing: Framing, fields: &Value) -> Bytes {
                 mask: number(&fields["mask"]),
             },
         ),
+        "probe" => wire::probe_bytes(framing),
         other => panic!("the kind {other}"),
     }
 }
@@ -264,6 +267,11 @@ fn repair_requests() {
 #[test]
 fn speech_datagrams() {
     check_datagrams("speech");
+}
+
+#[test]
+fn probes() {
+    check_datagrams("probe");
 }
 
 #[test]

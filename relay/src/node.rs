@@ -3,10 +3,10 @@
 //! Relays and origins start the same way; only their [`NodeControl`] differs.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use stentor_proto::limits;
@@ -88,7 +88,7 @@ pub struct RunningNode {
     transport: TransportSettings,
     tls: Vec<Sender<Arc<quinn_proto::ServerConfig>>>,
     stop: Arc<AtomicBool>,
-    drain: Arc<AtomicBool>,
+    drain: Arc<OnceLock<Duration>>,
     wakers: Vec<Waker>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -136,6 +136,7 @@ impl RunningNode {
             let waker = waiter.waker();
             let settings = ShardSettings {
                 shard,
+                shards: count,
                 // The first shards take what does not divide.
                 capacity: share(plan.shard.capacity, count, shard),
                 seed: plan.shard.seed.wrapping_add(shard.into()),
@@ -180,9 +181,10 @@ impl RunningNode {
         Ok(node)
     }
 
-    /// Takes no newcomers from here on.
-    pub fn drain(&self) {
-        self.drain.store(true, Ordering::Relaxed);
+    /// Takes no newcomers from here on, and asks the listeners to move within this time.
+    pub fn drain(&self, within: Duration) {
+        // The first call counts: the listeners have been told.
+        let _ = self.drain.set(within);
         self.wake();
     }
 

@@ -21,6 +21,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::{ClientConfig, ServerConfig};
 use stentor_proto::node::{NodeControl, RelayControl, RelaySettings, ShardSettings};
+use stentor_proto::pass::PassKey;
 use stentor_proto::token::{Signer, Verifier};
 use stentor_proto::wire::RelayInfo;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -76,6 +77,8 @@ fn plan(settings: &Settings, services: &Services) -> Result<NodePlan, Error> {
     let token = settings.token.as_ref().map(|token| token.expose().to_owned()).or(dev_token);
     let client = client_config((*services.client_tls).clone(), &uplink_transport());
     let seed = random()?;
+    let key = PassKey::from_seed(random_bytes()?);
+    let pass_key = Some(key.published());
     let (advertise, origin) = (node.clone(), settings.origin.to_string());
     let (id, region, capacity, level) =
         (node.id.clone(), node.region.clone(), node.capacity, settings.level);
@@ -87,6 +90,7 @@ fn plan(settings: &Settings, services: &Services) -> Result<NodePlan, Error> {
             capacity,
             level,
             incarnation: clock.unix_us_at_zero(),
+            pass_key,
         };
         let settings = RelaySettings {
             info,
@@ -101,7 +105,7 @@ fn plan(settings: &Settings, services: &Services) -> Result<NodePlan, Error> {
     };
     Ok(NodePlan {
         uplinks: Some(client.map_err(Error::runtime)?),
-        shard: shard_settings(node, clock, false)?,
+        shard: ShardSettings { pass_key: Some(key), ..shard_settings(node, clock, false)? },
         // The origin publishes its keys with the welcome; until then no token is good.
         verifier: Verifier::default(),
         ..node_plan(node, services, clock, Box::new(control))?
@@ -148,6 +152,9 @@ pub fn shard_settings(
     origin: bool,
 ) -> Result<ShardSettings, Error> {
     Ok(ShardSettings {
+        name: node.id.clone(),
+        shards: 1,
+        pass_key: None,
         shard: 0,
         origin,
         agent: AGENT.to_owned(),
@@ -169,10 +176,14 @@ fn uplink_transport() -> TransportSettings {
 }
 
 fn random() -> Result<u64, Error> {
-    let mut bytes = [0; 8];
+    Ok(u64::from_ne_bytes(random_bytes()?))
+}
+
+fn random_bytes<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
     let failed = |_| Error::Runtime("the system gives no random bytes".into());
     SystemRandom::new().fill(&mut bytes).map_err(failed)?;
-    Ok(u64::from_ne_bytes(bytes))
+    Ok(bytes)
 }
 
 /// Step 2: the identity of a node. In development mode it says so, plainly.
@@ -287,7 +298,7 @@ impl Services {
             why = failure(&node) => return Err(Error::Runtime(why)),
         }
         self.admin.set_draining();
-        node.drain();
+        node.drain(drain);
         let left = Observer::new(&node, Arc::clone(&self.admin));
         let emptied = async {
             while left.sessions() > 0 {

@@ -90,6 +90,9 @@ impl Server {
         let driver = Driver::new(socket, settings, Instant::now()).unwrap();
         let clock = Clock::start();
         let settings = ShardSettings {
+            name: "r".into(),
+            shards: 1,
+            pass_key: None,
             shard: 0,
             origin: false,
             agent: "test".into(),

@@ -1,5 +1,7 @@
 //! Control: one machine per node, at the origin or at a relay.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::messages::{Tick, ToControl, ToShard};
@@ -119,9 +121,10 @@ impl NodeControl {
         both!(self, control => control.handle_message(now, message));
     }
 
-    /// The node is to drain: it takes no newcomers.
-    pub fn handle_drain(&mut self) {
-        both!(self, control => control.handle_drain());
+    /// The node is to drain, and ends `within` this time: it takes no newcomers and asks its
+    /// listeners to move.
+    pub fn handle_drain(&mut self, now: Time, within: Duration) {
+        both!(self, control => control.handle_drain(now, within));
     }
 
     /// Time has come to [`Self::poll_timeout`].

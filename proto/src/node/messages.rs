@@ -1,10 +1,12 @@
 //! What control and shards say to each other, over bounded queues.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::session::SessionKey;
 use crate::wire::{
-    Alternate, Close, Load, Placement, RelayInfo, Role, RoomState, SpeechFrame, SpeechRequest,
+    Close, Load, Placement, RelayInfo, Role, RoomState, Siblings, SpeechFrame, SpeechRequest,
     Subscribed, TickKey,
 };
 
@@ -179,8 +181,18 @@ pub enum ToShard {
     },
     /// The origin's public keys: key id and Ed25519 key (base64url).
     Keys(Vec<(String, String)>),
-    /// Other relays to name to those who join.
-    Alternates(Vec<Alternate>),
-    /// Take no newcomers.
-    Drain,
+    /// Where a child relay's listeners may go.
+    RelaySiblings {
+        /// The relay's session.
+        session: SessionKey,
+        /// What it is told.
+        siblings: Siblings,
+    },
+    /// Where this node's listeners may go.
+    Siblings(Siblings),
+    /// Take no newcomers, and ask the listeners to move within this time.
+    Drain {
+        /// When the node will end.
+        within: Duration,
+    },
 }

@@ -1,13 +1,18 @@
 //! Control of an origin: rooms, the stage, the planner.
 
-use std::collections::{BTreeMap, VecDeque};
+mod siblings;
 
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use self::siblings::Lists;
 use super::control::ControlEffect;
 use super::messages::{Tick, ToControl, ToShard};
 use super::stats::ControlStats;
 use super::view::{NodeView, RelayView, RoomView};
 use crate::room::{Profile, Room, RoomSettings};
 use crate::session::SessionKey;
+use crate::token::Signer;
 use crate::tree::{ORIGIN, PlanError, Planner, PlannerSettings, Sums};
 use crate::wire::{Close, CloseCode, Load, RelayInfo, Role, SpeechFrame};
 use crate::{Time, limits};
@@ -29,6 +34,8 @@ pub struct OriginSettings {
     pub capacity: u32,
     /// The public keys that relays are told: key id and Ed25519 key (base64url).
     pub keys: Vec<(String, String)>,
+    /// Certifies the keys under which relays sign re-home passes; without it there are none.
+    pub signer: Option<Signer>,
     /// The wall clock at [`Time::ZERO`]: microseconds since the Unix epoch.
     pub unix_us_at_zero: u64,
 }
@@ -69,6 +76,9 @@ pub struct OriginControl {
     planner: Planner,
     relays: BTreeMap<SessionKey, String>,
     sessions: BTreeMap<String, SessionKey>,
+    /// The relays' keys for re-home passes.
+    pass_keys: BTreeMap<String, String>,
+    lists: Lists,
     sums: Sums,
     totals: BTreeMap<u16, (u32, u32)>,
     draining: bool,
@@ -94,6 +104,8 @@ impl OriginControl {
             stage: BTreeMap::new(),
             relays: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            pass_keys: BTreeMap::new(),
+            lists: Lists::default(),
             sums: Sums::new(ORIGIN),
             totals: BTreeMap::new(),
             draining: false,
@@ -138,10 +150,11 @@ impl OriginControl {
         }
     }
 
-    /// The node is to drain: it takes no newcomers.
-    pub fn handle_drain(&mut self) {
+    /// The node is to drain, and ends `within` this time: it takes no newcomers and asks its
+    /// listeners to move.
+    pub fn handle_drain(&mut self, _now: Time, within: Duration) {
         self.draining = true;
-        self.effects.push_back(ControlEffect::ToShards(ToShard::Drain));
+        self.effects.push_back(ControlEffect::ToShards(ToShard::Drain { within }));
     }
 
     /// Time has come to [`Self::poll_timeout`].
@@ -161,7 +174,9 @@ impl OriginControl {
         for id in self.planner.expire(now) {
             let text = format!("the relay {id} has not reported for too long and is left out");
             self.effects.push_back(ControlEffect::Note { warn: true, text });
+            self.sibling_left(now, &id);
         }
+        self.siblings_timeout(now);
         self.sums.expire(now);
         self.drain_planner();
     }
@@ -170,7 +185,8 @@ impl OriginControl {
     #[must_use]
     pub fn poll_timeout(&self) -> Time {
         let rooms = self.rooms.values().filter_map(|room| room.room.poll_timeout());
-        rooms.chain(self.planner.poll_timeout()).min().unwrap_or(Time::MAX)
+        let others = self.planner.poll_timeout().into_iter().chain([self.lists.timeout()]);
+        rooms.chain(others).min().unwrap_or(Time::MAX)
     }
 
     /// The next tick for every shard.
@@ -369,6 +385,7 @@ impl OriginControl {
 
     fn relay_join(&mut self, now: Time, session: SessionKey, info: RelayInfo) {
         let id = info.id.clone();
+        let pass_key = info.pass_key.clone();
         match self.planner.join(now, info) {
             Ok(()) => {
                 let text = format!("the relay {id} has registered");
@@ -378,6 +395,11 @@ impl OriginControl {
                     let reason = "the same relay registered again";
                     self.close(former, Close::new(CloseCode::Replaced, reason));
                 }
+                match pass_key {
+                    Some(key) => drop(self.pass_keys.insert(id.clone(), key)),
+                    None => drop(self.pass_keys.remove(&id)),
+                }
+                self.sibling_joined(now, &id);
                 self.relays.insert(session, id);
             }
             Err(error) => {
@@ -398,7 +420,12 @@ impl OriginControl {
             self.stats.stale_messages += 1;
             return;
         };
+        let drained = self.planner.relay(id).is_some_and(|view| view.draining);
         let (summed, planned) = (self.sums.handle(now, id, load), self.planner.load(now, id, load));
+        if load.draining && !drained {
+            let id = id.clone();
+            self.sibling_left(now, &id);
+        }
         if summed.is_err() || planned.is_err() {
             self.stats.stale_messages += 1;
         }
@@ -413,7 +440,9 @@ impl OriginControl {
         let Some(id) = self.relays.remove(&session) else { return };
         self.sessions.remove(&id);
         self.sums.remove(&id);
+        self.pass_keys.remove(&id);
         self.planner.leave(now, &id);
+        self.sibling_left(now, &id);
         let text = format!("the relay {id} has left");
         self.effects.push_back(ControlEffect::Note { warn: true, text });
         self.drain_planner();

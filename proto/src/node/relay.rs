@@ -4,6 +4,7 @@ mod feeds;
 mod links;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use self::feeds::RelayRoom;
 use self::links::Link;
@@ -11,6 +12,7 @@ use super::control::{ControlEffect, LinkId};
 use super::messages::{Tick, ToControl, ToShard};
 use super::stats::ControlStats;
 use super::view::{NodeView, ParentView, RoomView};
+use crate::random::Random;
 use crate::session::{Budget, SessionKey};
 use crate::tree::{Attach, Sums};
 use crate::wire::{ClientMessage, Close, CloseCode, Load, RelayInfo, encode_control};
@@ -51,12 +53,15 @@ pub struct RelayControl {
     /// Rooms that may be asked for, so that made-up names do not use up this relay's own budget at
     /// its parents.
     asking: Budget,
+    /// When silent parents are to be asked for a sign of life; never while none is.
+    probe_due: Time,
     load_due: Time,
     load_sequence: u64,
     draining: bool,
     ticks: VecDeque<Tick>,
     effects: VecDeque<ControlEffect>,
     stats: ControlStats,
+    random: Random,
 }
 
 impl RelayControl {
@@ -66,6 +71,7 @@ impl RelayControl {
         let mut control = Self {
             attach: Attach::new(settings.origin.clone()),
             sums: Sums::new(settings.info.id.clone()),
+            random: Random::new(settings.seed),
             settings,
             links: BTreeMap::new(),
             next_link: 0,
@@ -76,6 +82,7 @@ impl RelayControl {
             children: BTreeMap::new(),
             absent: BTreeMap::new(),
             asking: Budget::new(limits::NEW_ROOMS_PER_S, now),
+            probe_due: Time::MAX,
             load_due: now + limits::LOAD_EVERY,
             load_sequence: 0,
             draining: false,
@@ -123,19 +130,23 @@ impl RelayControl {
         }
     }
 
-    /// The node is to drain: it takes no newcomers.
-    pub fn handle_drain(&mut self) {
+    /// The node is to drain, and ends `within` this time: it takes no newcomers and asks its
+    /// listeners to move.
+    pub fn handle_drain(&mut self, now: Time, within: Duration) {
         self.draining = true;
-        self.effects.push_back(ControlEffect::ToShards(ToShard::Drain));
+        self.effects.push_back(ControlEffect::ToShards(ToShard::Drain { within }));
+        // The planner gives the children other parents as soon as it is told.
+        self.report_load(now);
     }
 
     /// Time has come to [`Self::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Time) {
         self.origin_timeout(now);
-        let random = self.settings.seed.wrapping_add(now.as_micros());
+        let random = self.random.next();
         self.attach.handle_timeout(now, random);
         self.follow_attach(now);
         self.rooms_timeout(now);
+        self.probe_parents(now);
         if now >= self.load_due {
             self.load_due = now + limits::LOAD_EVERY;
             self.report_load(now);
@@ -147,7 +158,7 @@ impl RelayControl {
     pub fn poll_timeout(&self) -> Time {
         let rooms = self.rooms.values().map(|room| room.timeout()).min().unwrap_or(Time::MAX);
         let attach = self.attach.poll_timeout().unwrap_or(Time::MAX);
-        self.load_due.min(rooms).min(attach).min(self.origin.timeout())
+        self.load_due.min(rooms).min(attach).min(self.origin.timeout()).min(self.probe_due)
     }
 
     /// The next tick for every shard.
@@ -219,6 +230,8 @@ impl RelayControl {
             joins_per_s: self.totals.values().map(|t| t.2).sum(),
             round_trips: Vec::new(),
             parents: self.attach.in_force(),
+            silent: self.silent_parents(now),
+            draining: self.draining,
         };
         let bytes = encode_control(&ClientMessage::Load(load));
         let parents = self.feeding_links().map(|(link, _)| link);

@@ -52,6 +52,14 @@ counters! {
         drop_repair_unknown,
         /// Repair requests beyond a child's budget.
         drop_repair_budget,
+        /// Probes answered.
+        probed,
+        /// Listeners that came with a good re-home pass.
+        returned,
+        /// Re-home passes refused: their bearers came as newcomers.
+        drop_bad_pass,
+        /// Listeners asked to move because this node drains.
+        asked_to_move,
         /// Datagrams that break the protocol.
         drop_bad_datagram,
         /// Datagrams of a session that may not send them.

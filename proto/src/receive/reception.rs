@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::window::{Arrival, Window, WindowStats};
+use super::window::{Arrival, FeedIx, Window, WindowStats};
 use crate::Time;
 use crate::wire::{Datagram, Framing, Record, Subscribed, repair_bytes};
 
@@ -40,52 +40,96 @@ impl Reception {
         Self { framing, room: room.id, window, stats: ReceptionStats::default() }
     }
 
-    /// Takes the room's news: another epoch starts another window.
-    pub fn renew(&mut self, room: &Subscribed) {
-        if room.id != self.room || room.epoch > self.window.epoch() {
+    /// Takes the room's news: another epoch starts another window, with feed 0 alone. Returns
+    /// whether it does.
+    pub fn renew(&mut self, room: &Subscribed) -> bool {
+        let other = room.id != self.room || room.epoch > self.window.epoch();
+        if other {
             let stats = self.stats();
             *self = Self { stats, ..Self::new(self.framing, room) };
         }
+        other
+    }
+
+    /// Says whether a session brings the room: feed 0 does from the start, others while a listener
+    /// goes from one relay to another.
+    pub fn set_feed(&mut self, feed: FeedIx, live: bool) {
+        self.window.set_live(feed, live);
+    }
+
+    /// Notes that a feed brings nothing while another does.
+    pub fn set_silent(&mut self, feed: FeedIx) {
+        self.window.set_silent(feed);
+    }
+
+    /// Where a replay is to go on, as epoch and number: at the last tick before the first gap.
+    #[must_use]
+    pub fn last(&self) -> Option<(u32, u32)> {
+        let last = self.window.contiguous();
+        (last > 0).then(|| (self.window.epoch(), last))
     }
 
     /// Takes a datagram as the transport delivered it; hands each tick that is new to `pass`, in
     /// the order of arrival, with whether it is a replay.
-    pub fn datagram(&mut self, now: Time, mut bytes: Bytes, mut pass: impl FnMut(Record, bool)) {
+    pub fn datagram(&mut self, now: Time, bytes: Bytes, pass: impl FnMut(Record, bool)) {
+        self.feed_datagram(now, 0, bytes, pass);
+    }
+
+    /// The same for a datagram of one of several feeds. Returns the newest tick that it speaks of;
+    /// `None` for what is not of this room.
+    pub fn feed_datagram(
+        &mut self,
+        now: Time,
+        feed: FeedIx,
+        mut bytes: Bytes,
+        mut pass: impl FnMut(Record, bool),
+    ) -> Option<u32> {
         self.stats.datagrams += 1;
         let prefix = self.framing.prefix();
         if !bytes.starts_with(prefix) {
             self.stats.bad += 1;
-            return;
+            return None;
         }
         match Datagram::parse(bytes.split_off(prefix.len())) {
             Ok(Datagram::Ticks { room, epoch, replay, pending, records })
                 if room == self.room && epoch == self.window.epoch() =>
             {
                 if !replay {
-                    self.window.pending(0, records[0].number, pending);
+                    self.window.pending(feed, records[0].number, pending);
                 }
+                let newest = records.iter().map(|record| record.number).max();
                 for record in records {
-                    if self.window.arrive(now, 0, &record) == Arrival::New {
+                    if self.window.arrive(now, feed, &record) == Arrival::New {
                         pass(record, replay);
                     }
                 }
+                newest
             }
             Ok(Datagram::Beacon(beacon))
                 if (beacon.newest.room, beacon.newest.epoch)
                     == (self.room, self.window.epoch()) =>
             {
                 self.stats.beacons += 1;
-                self.window.beacon(now, 0, &beacon);
-                self.window.pending(0, beacon.newest.number, beacon.pending);
+                self.window.beacon(now, feed, &beacon);
+                self.window.pending(feed, beacon.newest.number, beacon.pending);
+                Some(beacon.newest.number)
             }
-            Ok(_) | Err(_) => self.stats.bad += 1,
+            Ok(_) | Err(_) => {
+                self.stats.bad += 1;
+                None
+            }
         }
     }
 
     /// The next repair request to send, as a datagram.
     pub fn poll_request(&mut self, now: Time) -> Option<Bytes> {
-        let (_, request) = self.window.poll_request(now)?;
-        Some(repair_bytes(self.framing, &request))
+        self.poll_feed_request(now).map(|(_, bytes)| bytes)
+    }
+
+    /// The next repair request to send, and the feed to ask.
+    pub fn poll_feed_request(&mut self, now: Time) -> Option<(FeedIx, Bytes)> {
+        let (feed, request) = self.window.poll_request(now)?;
+        Some((feed, repair_bytes(self.framing, &request)))
     }
 
     /// When [`Self::poll_request`] is to be called again.

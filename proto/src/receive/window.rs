@@ -163,6 +163,12 @@ impl Window {
         self.newest
     }
 
+    /// The last tick before the first gap; 0 before the first.
+    #[must_use]
+    pub fn contiguous(&self) -> u32 {
+        self.missing.first().map_or(self.newest, |&missing| missing - 1)
+    }
+
     /// What was counted.
     #[must_use]
     pub const fn stats(&self) -> &WindowStats {

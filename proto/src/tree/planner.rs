@@ -207,8 +207,20 @@ impl Planner {
         load.round_trips.truncate(limits::ROUND_TRIPS);
         load.parents.retain(|id| id == ORIGIN || self.table.find(id).is_some());
         load.parents.truncate(limits::PARENTS + limits::FORMER_PARENTS);
+        load.silent.truncate(limits::PARENTS);
+        for silent in &load.silent {
+            if let Some(parent) = self.table.find(silent)
+                && self.table.node(index).parents.contains(&parent)
+            {
+                self.table.suspect(parent);
+            }
+        }
+        let drains = load.draining && !self.table.node(index).draining;
         self.table.node_mut(index).load = load;
         self.table.reported(index, now);
+        if drains {
+            return self.drain(now, id).then_some(()).ok_or(PlanError::Unknown { id: cut(id) });
+        }
         self.table.refresh(index);
         self.nearer(now, index);
         self.settle(now);

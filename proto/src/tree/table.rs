@@ -24,6 +24,8 @@ pub(super) struct Node {
     pub(super) joined: Time,
     /// When its parents or level last changed.
     pub(super) moved: Time,
+    /// When it last reported.
+    pub(super) reported: Time,
     /// When it counts as gone unless it reports.
     pub(super) expires: Time,
     pub(super) why: String,
@@ -42,6 +44,7 @@ impl Node {
             draining: false,
             joined: now,
             moved: now,
+            reported: now,
             expires: now + limits::REPORT_EXPIRY,
             why: String::new(),
             told: None,
@@ -277,7 +280,18 @@ impl Table {
 
     /// Puts a relay's expiry off.
     pub(super) fn reported(&mut self, index: Index, now: Time) {
-        let expires = now + limits::REPORT_EXPIRY;
+        self.node_mut(index).reported = now;
+        self.expire_at(index, now + limits::REPORT_EXPIRY);
+    }
+
+    /// A child says that the relay is silent: it is missed sooner.
+    pub(super) fn suspect(&mut self, index: Index) {
+        let node = self.node(index);
+        let expires = node.expires.min(node.reported + limits::SUSPECT_EXPIRY);
+        self.expire_at(index, expires);
+    }
+
+    fn expire_at(&mut self, index: Index, expires: Time) {
         let before = std::mem::replace(&mut self.node_mut(index).expires, expires);
         self.expiries.remove(&(before, index));
         self.expiries.insert((expires, index));

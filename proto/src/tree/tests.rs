@@ -20,6 +20,7 @@ fn info(id: &str, capacity: u32, level: Option<u8>) -> RelayInfo {
         capacity,
         level,
         incarnation: 1,
+        pass_key: None,
     }
 }
 

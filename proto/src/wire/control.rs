@@ -99,13 +99,16 @@ pub struct Hello {
     /// The epoch and the last tick that the client has: what follows is replayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<(u32, u32)>,
+    /// The re-home pass that the former relay gave: a place among those who return.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass: Option<String>,
     /// What a relay says of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayInfo>,
 }
 
 /// What a relay says of itself when it registers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayInfo {
     /// The relay's name, unique in the tree.
     pub id: String,
@@ -122,6 +125,10 @@ pub struct RelayInfo {
     /// Rises with every start of the process, so that a state of a former life is told apart.
     #[serde(default)]
     pub incarnation: u64,
+    /// The Ed25519 key (base64url) under which the relay signs re-home passes; the origin
+    /// certifies it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass_key: Option<String>,
 }
 
 /// A relay's load: a state, not an increment.
@@ -145,6 +152,12 @@ pub struct Load {
     /// What the relay's present parents are, so that the origin sees what is in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parents: Vec<String>,
+    /// Parents that bring nothing and do not answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<String>,
+    /// Whether the relay drains: it is to get no new children, and those it has other parents.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 /// What a server or a parent says.
@@ -170,6 +183,22 @@ pub enum ServerMessage {
     Room(RoomState),
     /// The origin places a relay in the tree.
     Placement(Placement),
+    /// The origin tells a relay where its listeners may go.
+    Siblings(Siblings),
+    /// Other relays to go to when this one fails; the list replaces the former one.
+    Alternates {
+        /// At most [`limits::ALTERNATES`].
+        alternates: Vec<Alternate>,
+    },
+    /// The listener is to go to another relay, without haste: this one serves it until it has.
+    Move {
+        /// Where to; the list replaces the former one.
+        #[serde(default)]
+        alternates: Vec<Alternate>,
+        /// One sentence.
+        #[serde(default)]
+        reason: String,
+    },
     /// The session is about to be closed, with the reason in words.
     Closing {
         /// The close code that follows.
@@ -214,6 +243,9 @@ pub struct Welcome {
     /// Other relays to go to when this one fails.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alternates: Vec<Alternate>,
+    /// A re-home pass: with it the listener returns to a relay of `alternates` before newcomers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass: Option<String>,
     /// The origin's public keys, for a relay: key id and Ed25519 key (base64url).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<(String, String)>,
@@ -226,6 +258,21 @@ pub struct Alternate {
     pub relay: String,
     /// Its `host:port`.
     pub address: String,
+}
+
+/// Where a relay's listeners may go when it fails, and what it needs to send them there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Siblings {
+    /// Relays to name to listeners; at most [`limits::SIBLINGS`].
+    #[serde(default)]
+    pub relays: Vec<Alternate>,
+    /// Places of this relay that newcomers do not get: the largest of those relays that name this
+    /// one may die.
+    #[serde(default)]
+    pub headroom: u32,
+    /// The origin's certificate for the relay's pass key ([`crate::pass`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
 }
 
 /// A room that a session is in.

@@ -11,6 +11,7 @@ const BEACON: u8 = 0x02;
 const REPAIR: u8 = 0x03;
 const SPEECH: u8 = 0x04;
 const SPEECH_REQUEST: u8 = 0x05;
+const PROBE: u8 = 0x06;
 
 /// How datagrams lie on a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,6 +122,8 @@ pub enum Datagram {
     },
     /// The origin asks a speaker.
     SpeechRequest(SpeechRequest),
+    /// A child asks whether its parent lives; the answer is a beacon.
+    Probe,
 }
 
 impl Datagram {
@@ -139,6 +142,8 @@ impl Datagram {
             Some(REPAIR) => parse_repair(&bytes),
             Some(SPEECH) => parse_speech(bytes),
             Some(SPEECH_REQUEST) => parse_speech_request(&bytes),
+            Some(PROBE) if bytes.len() >= 4 => Ok(Self::Probe),
+            Some(PROBE) => Err(DatagramError::Truncated),
             Some(kind) => Err(DatagramError::UnknownKind(kind)),
         }
     }
@@ -318,5 +323,14 @@ pub fn speech_request_bytes(framing: Framing, request: &SpeechRequest) -> Bytes 
     out.put_u16(request.slot);
     out.put_u32(request.first);
     out.put_u32(request.mask);
+    out.freeze()
+}
+
+/// Builds a probe.
+#[must_use]
+pub fn probe_bytes(framing: Framing) -> Bytes {
+    let mut out = BytesMut::with_capacity(5);
+    out.put_slice(framing.prefix());
+    out.put_slice(&[PROBE, 0, 0, 0]);
     out.freeze()
 }

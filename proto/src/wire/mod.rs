@@ -11,11 +11,11 @@ mod tick;
 pub use close::{Close, CloseCode, Side};
 pub use control::{
     Alternate, ClientMessage, ControlDecoder, Hello, Load, Parent, Placement, RelayInfo, Role,
-    RoomState, ServerMessage, StageEntry, Subscribed, Welcome, encode_control,
+    RoomState, ServerMessage, Siblings, StageEntry, Subscribed, Welcome, encode_control,
 };
 pub use datagram::{
     Beacon, Datagram, DatagramError, Framing, RepairRequest, SpeechRequest, beacon_bytes,
-    repair_bytes, speech_bytes, speech_request_bytes, ticks_bytes,
+    probe_bytes, repair_bytes, speech_bytes, speech_request_bytes, ticks_bytes,
 };
 pub use tick::{Frame, Record, SpeechFrame, TickFlags, TickKey, frames, record_bytes};
 
@@ -24,4 +24,4 @@ pub const VERSION: u32 = 1;
 /// ALPN of raw QUIC.
 pub const ALPN: &[u8] = b"stentor/1";
 /// Features of this release, as named in the hello.
-pub const FEATURES: [&str; 3] = ["ticks", "repair", "replay"];
+pub const FEATURES: [&str; 5] = ["ticks", "repair", "replay", "probe", "move"];

@@ -9,8 +9,8 @@ use stentor_proto::receive::Reception;
 use stentor_proto::speech::SpeechSender;
 use stentor_proto::token::{Claims, Signer};
 use stentor_proto::wire::{
-    ClientMessage, Close, CloseCode, ControlDecoder, Datagram, Framing, Hello, Role, RoomState,
-    ServerMessage, SpeechFrame, Subscribed, encode_control, frames,
+    Alternate, ClientMessage, Close, CloseCode, ControlDecoder, Datagram, Framing, Hello, Role,
+    RoomState, ServerMessage, SpeechFrame, Subscribed, encode_control, frames,
 };
 
 use super::link::Conn;
@@ -27,6 +27,7 @@ pub fn hello(role: Role, room: &str) -> Hello {
         agent: None,
         playout_ms: None,
         last: None,
+        pass: None,
         relay: None,
     }
 }
@@ -44,6 +45,8 @@ pub struct Listener {
     /// Frames by slot: their sequence numbers in the order of arrival.
     pub frames: BTreeMap<u16, Vec<u32>>,
     pub heartbeats: u32,
+    pub alternates: Vec<Alternate>,
+    pub asked_to_move: u32,
     pub welcomed: Option<Time>,
     pub closed: Option<(Time, CloseCode)>,
 }
@@ -58,6 +61,8 @@ impl Listener {
             subscribed: Vec::new(),
             documents: Vec::new(),
             heard: BTreeMap::new(),
+            alternates: Vec::new(),
+            asked_to_move: 0,
             frames: BTreeMap::new(),
             heartbeats: 0,
             welcomed: None,
@@ -75,6 +80,7 @@ impl Listener {
             match message {
                 ServerMessage::Welcome(welcome) => {
                     let room = welcome.room.unwrap();
+                    self.alternates = welcome.alternates;
                     self.welcomed = Some(now);
                     self.reception = Some(Reception::new(Framing::Quic, &room));
                     self.subscribed.push(room);
@@ -85,6 +91,8 @@ impl Listener {
                 }
                 ServerMessage::Room(state) => self.documents.push(state),
                 ServerMessage::Closing { .. } => {}
+                ServerMessage::Alternates { alternates } => self.alternates = alternates,
+                ServerMessage::Move { .. } => self.asked_to_move += 1,
                 other => panic!("not for a listener: {other:?}"),
             }
         }

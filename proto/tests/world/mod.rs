@@ -176,7 +176,7 @@ impl World {
     }
 
     pub fn drain(&mut self, node: usize) {
-        self.nodes[node].control.handle_drain();
+        self.nodes[node].control.handle_drain(self.now, Duration::from_secs(10));
         self.pump(node);
     }
 

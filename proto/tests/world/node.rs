@@ -67,6 +67,7 @@ impl Node {
             tick_ms: 20,
         };
         let settings = OriginSettings {
+            signer: None,
             name: "origin".into(),
             rooms: setup.rooms.iter().map(|name| room(name)).collect(),
             first_use: setup.first_use.then(|| room("any")),
@@ -92,6 +93,7 @@ impl Node {
                 capacity: 64,
                 level: Some(level),
                 incarnation: 1,
+                pass_key: None,
             },
             token: None,
             origin: "origin:1".into(),
@@ -106,6 +108,9 @@ impl Node {
     fn new(setup: &Setup, name: &str, control: NodeControl, now: Time) -> Self {
         let shard = |shard: u16| {
             let settings = ShardSettings {
+                name: "r".into(),
+                shards: 1,
+                pass_key: None,
                 shard,
                 origin: name == "origin",
                 agent: "world".into(),

@@ -7,9 +7,9 @@ mod events;
 mod resolve;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
@@ -82,7 +82,7 @@ pub struct Control {
     report: Arc<ControlReport>,
     events: Option<EventLog>,
     stop: Arc<AtomicBool>,
-    drain: Arc<AtomicBool>,
+    drain: Arc<OnceLock<Duration>>,
     draining: bool,
     stats: ControlReportStats,
     /// How long the last ticks collected, in microseconds.
@@ -124,7 +124,7 @@ pub struct ControlPorts {
     /// Set to end the thread.
     pub stop: Arc<AtomicBool>,
     /// Set to drain the node.
-    pub drain: Arc<AtomicBool>,
+    pub drain: Arc<OnceLock<Duration>>,
 }
 
 impl Control {
@@ -173,9 +173,9 @@ impl Control {
     fn turn(&mut self) -> std::io::Result<()> {
         let now = Instant::now();
         let time = self.clock.time(now);
-        if self.drain.load(Ordering::Relaxed) && !self.draining {
+        if let Some(&within) = self.drain.get().filter(|_| !self.draining) {
             self.draining = true;
-            self.node.handle_drain();
+            self.node.handle_drain(time, within);
         }
         if let Some(uplinks) = &mut self.uplinks {
             uplinks.driver.receive(now, PACKETS_PER_TURN)?;

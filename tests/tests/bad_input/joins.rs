@@ -76,6 +76,7 @@ async fn relays(scene: &Scene, stranger: &Signer) -> Result<()> {
                 capacity: u32::MAX,
                 level: Some(1),
                 incarnation: u64::MAX,
+                pass_key: None,
             });
             peer.say(&ClientMessage::Hello(hello)).await?;
             let closed = peer.closed().await?;

@@ -129,6 +129,7 @@ pub(crate) fn hello(role: Role, token: Option<String>) -> Hello {
         agent: Some("mallory".into()),
         playout_ms: Some(100),
         last: None,
+        pass: None,
         relay: None,
     }
 }

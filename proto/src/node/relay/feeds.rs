@@ -12,7 +12,7 @@ use crate::node::stats::ControlStats;
 use crate::receive::{Arrival, FeedIx, Window};
 use crate::wire::{
     Beacon, ClientMessage, Close, CloseCode, Datagram, Framing, RoomState, Subscribed, TickKey,
-    encode_control, repair_bytes,
+    encode_control, probe_bytes, repair_bytes,
 };
 use crate::{Time, limits};
 
@@ -130,6 +130,46 @@ impl RelayControl {
             let feed = ToShard::Feed { newest, pending, upstream_silent_ms: silent };
             self.effects.push_back(ControlEffect::ToShards(feed));
         }
+    }
+
+    /// Asks parents that bring nothing for a sign of life: a probe mends an address that has
+    /// changed on the way, and tells a dead hop from a starved one.
+    pub(super) fn probe_parents(&mut self, now: Time) {
+        let silent = self.silent_feeds(now);
+        if silent.is_empty() {
+            self.probe_due = Time::MAX;
+            return;
+        }
+        if self.probe_due == Time::MAX {
+            self.probe_due = now;
+        }
+        if now < self.probe_due {
+            return;
+        }
+        self.probe_due = now + limits::PARENT_PROBE_EVERY;
+        for link in silent {
+            if self.links.get(&link).is_none_or(|entry| !entry.probed) {
+                continue;
+            }
+            let bytes = probe_bytes(Framing::Quic);
+            self.effects.push_back(ControlEffect::SendDatagram { link, bytes });
+        }
+    }
+
+    /// The names of the parents that bring nothing and do not answer.
+    pub(super) fn silent_parents(&self, now: Time) -> Vec<String> {
+        let silent = self.silent_feeds(now).into_iter();
+        silent.filter_map(|link| Some(self.links.get(&link)?.relay().to_owned())).collect()
+    }
+
+    /// Feeding links on which no room that is up has heard anything.
+    fn silent_feeds(&self, now: Time) -> Vec<LinkId> {
+        let rooms = || self.rooms.values().filter_map(|room| room.up.as_ref());
+        let quiet = |feed: FeedIx| rooms().all(|up| now >= up.heard[feed] + up.patience());
+        if rooms().next().is_none() {
+            return Vec::new();
+        }
+        self.feeding_links().filter(|&(_, feed)| quiet(feed)).map(|(link, _)| link).collect()
     }
 
     /// A shard has someone who wants a room.

@@ -7,7 +7,7 @@ use crate::receive::FeedIx;
 use crate::tree::{AttachAction, LinkState, ORIGIN};
 use crate::wire::{
     ClientMessage, Close, CloseCode, ControlDecoder, FEATURES, Hello, Placement, Role,
-    ServerMessage, VERSION, encode_control,
+    ServerMessage, Siblings, VERSION, encode_control,
 };
 use crate::{Time, limits};
 use std::time::Duration;
@@ -36,6 +36,8 @@ pub(super) struct Link {
     pub(super) address: String,
     /// Whether the other side has said welcome.
     pub(super) up: bool,
+    /// Whether the other side answers probes.
+    pub(super) probed: bool,
     /// The index of this link's feed in every window.
     pub(super) feed: FeedIx,
     decoder: ControlDecoder,
@@ -81,6 +83,7 @@ impl RelayControl {
             agent: Some(self.settings.agent.clone()),
             playout_ms: None,
             last: None,
+            pass: None,
             relay: Some(self.settings.info.clone()),
         };
         let bytes = encode_control(&ClientMessage::Hello(hello));
@@ -98,7 +101,7 @@ impl RelayControl {
         if gone.to == To::Origin {
             self.origin_down(now);
         }
-        let random = self.random();
+        let random = self.random.next();
         self.attach.handle_down(now, gone.to.relay(), reason, random);
         self.follow_attach(now);
     }
@@ -130,6 +133,10 @@ impl RelayControl {
                 if from_origin && !welcome.keys.is_empty() {
                     self.effects.push_back(ControlEffect::ToShards(ToShard::Keys(welcome.keys)));
                 }
+                let probed = welcome.features.iter().any(|feature| feature == "probe");
+                if let Some(entry) = self.links.get_mut(&link) {
+                    entry.probed = probed;
+                }
                 self.link_welcomed(now, link);
             }
             ServerMessage::Subscribed(info) => self.room_subscribed(now, link, info),
@@ -139,6 +146,9 @@ impl RelayControl {
             }
             ServerMessage::Room(state) => self.room_document(state),
             ServerMessage::Placement(placement) => self.placed(now, link, placement),
+            ServerMessage::Siblings(siblings) => self.siblings(link, siblings),
+            // They are for listeners.
+            ServerMessage::Alternates { .. } | ServerMessage::Move { .. } => {}
             ServerMessage::Closing { name, reason, .. } => {
                 let Some(entry) = self.links.get(&link) else { return };
                 let text = format!("{} closes the session: {name}: {reason}", entry.name());
@@ -163,6 +173,19 @@ impl RelayControl {
         }
         self.attach.handle_up(now, to.relay());
         self.follow_attach(now);
+    }
+
+    /// The origin says where this relay's listeners may go.
+    fn siblings(&mut self, link: LinkId, siblings: Siblings) {
+        let fits = |s: &str| !s.is_empty() && s.len() <= limits::NAME_BYTES;
+        let sound = siblings.relays.len() <= limits::SIBLINGS
+            && siblings.relays.iter().all(|a| fits(&a.relay) && fits(&a.address))
+            && siblings.certificate.as_ref().is_none_or(|c| c.len() <= limits::TOKEN_BYTES);
+        if !sound || self.links.get(&link).is_none_or(|entry| entry.to != To::Origin) {
+            self.stats.bad_messages += 1;
+            return;
+        }
+        self.effects.push_back(ControlEffect::ToShards(ToShard::Siblings(siblings)));
     }
 
     /// The origin gives the relay its place.
@@ -200,7 +223,7 @@ impl RelayControl {
                 }
                 AttachAction::Open { relay, address, .. } => {
                     if self.open(To::Parent(relay.clone()), address).is_none() {
-                        let random = self.random();
+                        let random = self.random.next();
                         self.attach.handle_down(now, &relay, "too many uplinks", random);
                     }
                 }
@@ -233,7 +256,7 @@ impl RelayControl {
     fn origin_down(&mut self, now: Time) {
         let wait = (RETRY * 2u32.saturating_pow(self.origin.tries.min(8))).min(RETRY_MOST);
         // A spread of half the wait, so that a tree does not come back in one instant.
-        let spread = wait.mul_f64((self.random() % 1024) as f64 / 2048.0);
+        let spread = wait.mul_f64((self.random.next() % 1024) as f64 / 2048.0);
         self.origin.link = None;
         self.origin.up = false;
         self.origin.tries = self.origin.tries.saturating_add(1);
@@ -254,7 +277,7 @@ impl RelayControl {
         self.next_link += 1;
         let effect = ControlEffect::Connect { link, address: address.clone() };
         let decoder = ControlDecoder::default();
-        self.links.insert(link, Link { to, address, up: false, feed, decoder });
+        self.links.insert(link, Link { to, address, up: false, probed: false, feed, decoder });
         self.stats.uplinks_opened += 1;
         self.effects.push_back(effect);
         Some(link)
@@ -281,17 +304,14 @@ impl RelayControl {
         let name = self.links.get(&link).map(|entry| entry.to.relay());
         name.is_some_and(|name| self.attach.parents().any(|parent| parent.relay == name))
     }
-
-    /// The next number of a sequence that starts at the seed (SplitMix64): it spreads retries.
-    fn random(&mut self) -> u64 {
-        self.settings.seed = self.settings.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = self.settings.seed;
-        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z ^ (z >> 27)
-    }
 }
 
 impl Link {
+    /// The parent's name in the tree.
+    pub(super) fn relay(&self) -> &str {
+        self.to.relay()
+    }
+
     fn name(&self) -> &str {
         match &self.to {
             To::Origin => "the origin",

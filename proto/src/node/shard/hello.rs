@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Greeting, NodeShard};
 use crate::fanout::{Class, SessionIx};
 use crate::node::messages::ToControl;
+use crate::pass::Pass;
 use crate::session::{Budget, SessionKey, State, Step};
 use crate::token::{ANY_RELAY, Claims};
 use crate::wire::{
@@ -63,22 +64,14 @@ impl NodeShard {
             let reason = format!("the role {} needs a token", hello.role.name());
             return Err(Close::new(CloseCode::TokenMissing, reason));
         }
-        self.has_place()?;
-        self.authorize(now, ix, hello, claims)
-    }
-
-    /// Whether the shard carries fewer sessions than it may.
-    fn has_place(&self) -> Result<(), Close> {
-        if self.listeners + self.children >= self.settings.capacity {
-            let reason = format!("all {} places of this node are taken", self.settings.capacity);
-            return Err(Close::new(CloseCode::Full, reason));
-        }
-        Ok(())
+        let pass = self.returning(now, &hello, claims.as_ref());
+        self.has_place(pass.is_some() || hello.role == Role::Relay)?;
+        self.authorize(now, ix, hello, claims, pass)
     }
 
     /// Verifies a token, or finds it verified before.
     fn verify(&mut self, now: Time, token: &str) -> Result<Claims, Close> {
-        let unix_s = (self.settings.unix_us_at_zero + now.as_micros()) / 1_000_000;
+        let unix_s = self.unix_s(now);
         if let Some(claims) = self.tokens.get(token).filter(|claims| claims.ends() > unix_s) {
             return Ok(claims.clone());
         }
@@ -96,6 +89,7 @@ impl NodeShard {
         ix: SessionIx,
         hello: Hello,
         claims: Option<Claims>,
+        pass: Option<Pass>,
     ) -> Result<(), Close> {
         let anonymous = claims.is_none();
         let token_expires = claims.as_ref().map(|c| self.time_of(c.ends()));
@@ -105,10 +99,12 @@ impl NodeShard {
         };
         session.state = session.state.after(Step::Authorize).unwrap_or(State::Closed);
         session.role = hello.role;
-        let identity = claims.as_ref().map_or_else(
-            || format!("anonymous-{:016x}-{:x}", seed, session.key.generation),
-            |claims| claims.sub.clone(),
-        );
+        let returning = pass.is_some();
+        let identity = match (&claims, pass) {
+            (Some(claims), _) => claims.sub.clone(),
+            (None, Some(pass)) => pass.sub,
+            (None, None) => format!("anonymous-{:016x}-{:x}", seed, session.key.generation),
+        };
         let playout =
             hello.playout_ms.map_or(limits::PLAYOUT, |ms| Duration::from_millis(ms.into()));
         let greeting = Greeting {
@@ -117,6 +113,7 @@ impl NodeShard {
             playout: playout.min(limits::PLAYOUT_MOST),
             last: hello.last,
             anonymous,
+            returning,
             token_expires,
         };
         let key = session.key;
@@ -189,7 +186,8 @@ impl NodeShard {
         let Some(room) = self.rooms[at].as_ref().map(|room| room.info.clone()) else {
             return Ok(());
         };
-        self.has_place()?;
+        let returning = self.greeting(key).is_some_and(|greeting| greeting.returning);
+        self.has_place(returning)?;
         let Some(session) = self.by_key(key) else {
             return Ok(());
         };
@@ -204,7 +202,8 @@ impl NodeShard {
         let role = session.role;
         self.deadline(key, greeting.token_expires);
         self.listeners += 1;
-        self.welcomed(key, role, &greeting.identity, Some(room), None);
+        let pass = self.pass_for(now, &room.name, &greeting.identity, greeting.anonymous);
+        self.welcomed(key, role, &greeting.identity, Some(room), None, pass);
         self.enter_room(now, key.ix, at, Class::Listener);
         self.replay(now, key.ix, at, greeting.playout, greeting.last);
         Ok(())
@@ -232,7 +231,14 @@ impl NodeShard {
         session.slot = Some((room.id, slot));
         let role = session.role;
         self.deadline(key, greeting.token_expires);
-        self.welcomed(key, role, &greeting.identity, Some(room.clone()), Some((slot, frame_bytes)));
+        self.welcomed(
+            key,
+            role,
+            &greeting.identity,
+            Some(room.clone()),
+            Some((slot, frame_bytes)),
+            None,
+        );
         self.enter_room(now, key.ix, at, Class::Stage);
         self.replay(now, key.ix, at, greeting.playout, greeting.last);
     }
@@ -249,7 +255,7 @@ impl NodeShard {
         self.children += 1;
         self.deadline(key, expires);
         let identity = info.as_ref().map(|info| info.id.clone()).unwrap_or_default();
-        self.welcomed(key, Role::Relay, &identity, None, None);
+        self.welcomed(key, Role::Relay, &identity, None, None, None);
         if let Some(info) = info {
             self.tell(ToControl::RelayJoin { session: key, info });
         }
@@ -262,6 +268,7 @@ impl NodeShard {
         identity: &str,
         room: Option<Subscribed>,
         slot: Option<(u16, u16)>,
+        pass: Option<String>,
     ) {
         self.stats.joined += 1;
         self.joins += 1;
@@ -276,7 +283,8 @@ impl NodeShard {
             slot: slot.map(|(slot, _)| slot),
             frame_bytes: slot.map(|(_, bytes)| bytes),
             repair_ms,
-            alternates: if role == Role::Relay { Vec::new() } else { self.alternates.clone() },
+            alternates: if role == Role::Listener { self.alternates_of(key) } else { Vec::new() },
+            pass,
             keys: if role == Role::Relay { self.keys.clone() } else { Vec::new() },
         };
         self.send(key.ix, &ServerMessage::Welcome(welcome));

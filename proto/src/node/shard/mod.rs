@@ -1,6 +1,7 @@
 //! The machine of one shard: its sessions, its copy of each room, and who gets what.
 
 mod hello;
+mod rehome;
 mod room;
 mod serve;
 
@@ -9,14 +10,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::rehome::Pushes;
 use self::room::ShardRoom;
 use super::messages::{ToControl, ToShard};
 use super::stats::{Closes, ShardStats};
 use crate::fanout::{Place, SessionIx};
+use crate::pass::{PassKey, PassVerifier};
 use crate::session::{Budget, SessionKey, State, Step};
 use crate::token::Verifier;
 use crate::wire::{
-    Alternate, Close, CloseCode, ControlDecoder, Datagram, Framing, Role, ServerMessage,
+    Close, CloseCode, ControlDecoder, Datagram, Framing, Role, ServerMessage, Siblings,
     encode_control, speech_request_bytes,
 };
 use crate::{Time, limits};
@@ -24,8 +27,12 @@ use crate::{Time, limits};
 /// What a shard is told when it starts.
 #[derive(Clone, Debug)]
 pub struct ShardSettings {
+    /// The node's name in the tree.
+    pub name: String,
     /// The shard's number within its node.
     pub shard: u16,
+    /// The shards that the node has.
+    pub shards: u16,
     /// Whether this node is an origin: stage roles join here only.
     pub origin: bool,
     /// The software and its version, for the welcome.
@@ -36,6 +43,8 @@ pub struct ShardSettings {
     pub open_relays: bool,
     /// The wall clock at [`Time::ZERO`]: microseconds since the Unix epoch.
     pub unix_us_at_zero: u64,
+    /// The relay's key for re-home passes; `None` where none are given.
+    pub pass_key: Option<PassKey>,
     /// Randomness for the identities of anonymous listeners.
     pub seed: u64,
 }
@@ -128,6 +137,8 @@ struct Greeting {
     playout: Duration,
     last: Option<(u32, u32)>,
     anonymous: bool,
+    /// Whether a re-home pass was shown.
+    returning: bool,
     token_expires: Option<Time>,
 }
 
@@ -154,7 +165,9 @@ pub struct NodeShard {
     waiting_count: usize,
     /// Deadlines of sessions: hello, join, token expiry.
     deadlines: BTreeSet<(Time, SessionKey)>,
-    alternates: Vec<Alternate>,
+    siblings: Siblings,
+    passes: PassVerifier,
+    pushes: Pushes,
     draining: bool,
     effects: VecDeque<ShardEffect>,
     keys: Vec<(String, String)>,
@@ -183,7 +196,9 @@ impl NodeShard {
             waiting: BTreeMap::new(),
             waiting_count: 0,
             deadlines: BTreeSet::new(),
-            alternates: Vec::new(),
+            siblings: Siblings::default(),
+            passes: PassVerifier::default(),
+            pushes: Pushes::default(),
             draining: false,
             effects: VecDeque::new(),
             keys: Vec::new(),
@@ -318,6 +333,7 @@ impl NodeShard {
         match Datagram::parse(bytes) {
             Ok(Datagram::Repair(request)) => self.answer_repair(now, ix, &request),
             Ok(Datagram::Speech { slot, frames }) => self.pass_speech(now, ix, slot, frames),
+            Ok(Datagram::Probe) => self.answer_probe(now, ix),
             Ok(Datagram::Ticks { .. } | Datagram::Beacon(_) | Datagram::SpeechRequest(_)) => {
                 self.stats.drop_unauthorised += 1;
                 self.blame(now, ix, "a listener or child sends no ticks and no beacons");
@@ -360,14 +376,20 @@ impl NodeShard {
                     self.send(session.ix, &ServerMessage::Placement(placement));
                 }
             }
+            ToShard::RelaySiblings { session, siblings } => {
+                if self.by_key(session).is_some() {
+                    self.send(session.ix, &ServerMessage::Siblings(siblings));
+                }
+            }
             ToShard::Keys(keys) => {
                 // What an earlier key verified is verified again under the keys in force.
                 self.tokens.clear();
+                self.passes.forget();
                 self.verifier = Verifier::from_published(&keys);
                 self.keys = keys;
             }
-            ToShard::Alternates(alternates) => self.alternates = alternates,
-            ToShard::Drain => self.drain(),
+            ToShard::Siblings(siblings) => self.siblings(now, siblings),
+            ToShard::Drain { within } => self.drain(now, within),
         }
     }
 
@@ -380,6 +402,7 @@ impl NodeShard {
             self.deadlines.pop_first();
             self.expired(key);
         }
+        self.push(now);
         if now >= self.totals_due {
             self.totals_due = now + limits::TOTALS_EVERY;
             let (listeners, children) = (self.listeners, self.children);
@@ -393,7 +416,7 @@ impl NodeShard {
     #[must_use]
     pub fn poll_timeout(&self) -> Time {
         let deadline = self.deadlines.first().map_or(Time::MAX, |&(at, _)| at);
-        deadline.min(self.totals_due).min(self.beacon_due())
+        deadline.min(self.totals_due).min(self.beacon_due()).min(self.push_due())
     }
 
     /// The next thing to do.

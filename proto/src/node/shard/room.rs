@@ -7,9 +7,9 @@ use bytes::Bytes;
 use super::{Fanout, Kind, Membership, NodeShard, Standing};
 use crate::fanout::{Class, Ring, SessionIx, Targets, Variant, Variants};
 use crate::node::messages::{Tick, ToControl};
-use crate::session::{State, Step};
+use crate::session::State;
 use crate::wire::{
-    Beacon, Close, Framing, Role, RoomState, ServerMessage, Subscribed, TickKey, beacon_bytes,
+    Close, Framing, Role, RoomState, ServerMessage, Subscribed, TickKey, beacon_bytes,
 };
 use crate::{Time, limits};
 
@@ -23,9 +23,9 @@ pub(super) struct ShardRoom {
     /// When a tick or a beacon last went out.
     sent: Time,
     /// What the feeds are like, as control told it.
-    pending: u32,
-    upstream_silent_ms: u32,
-    announced: u32,
+    pub(super) pending: u32,
+    pub(super) upstream_silent_ms: u32,
+    pub(super) announced: u32,
     /// The oldest tick that a replay brings to those inside: fixed when the room came up, so that
     /// what they get has no hole.
     since: u32,
@@ -92,13 +92,10 @@ impl NodeShard {
         let at = self.rooms.iter().position(|room| room.as_ref().is_some_and(due))?;
         let room = self.rooms[at].as_mut()?;
         room.sent = now;
-        let number = room.ring.newest().max(room.announced);
-        let newest = TickKey { room: room.info.id, epoch: room.info.epoch, number };
-        let (pending, upstream_silent_ms) = (room.pending, room.upstream_silent_ms);
-        let beacon = Beacon { newest, pending, upstream_silent_ms };
+        let beacon = room.beacon();
         room.beacons = Framing::ALL.map(|framing| beacon_bytes(framing, &beacon));
         self.stats.beacons += 1;
-        Some(Fanout { room: at, kind: Kind::Beacon, number })
+        Some(Fanout { room: at, kind: Kind::Beacon, number: beacon.newest.number })
     }
 
     pub(super) fn beacon_due(&self) -> Time {
@@ -295,16 +292,6 @@ impl NodeShard {
             room.announced = room.announced.max(newest.number);
             room.pending = pending;
             room.upstream_silent_ms = upstream_silent_ms;
-        }
-    }
-
-    /// Takes no newcomers; those inside stay until they leave or the node ends.
-    pub(super) fn drain(&mut self) {
-        self.draining = true;
-        for session in self.sessions.iter_mut().flatten() {
-            if let Some(state) = session.state.after(Step::Drain) {
-                session.state = state;
-            }
         }
     }
 

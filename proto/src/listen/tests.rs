@@ -1,0 +1,265 @@
+use std::time::Duration;
+
+use super::*;
+use crate::wire::{
+    Beacon, FEATURES, Role, TickFlags, TickKey, VERSION, beacon_bytes, record_bytes, ticks_bytes,
+};
+
+/// A listener of the room 7 that joins at `entry` and is told of the alternates `a` and `b`.
+struct Scene {
+    listen: Listen,
+    now: Time,
+    got: Vec<u32>,
+}
+
+fn hello() -> Hello {
+    Hello {
+        version: VERSION,
+        features: FEATURES.map(str::to_owned).to_vec(),
+        role: Role::Listener,
+        room: "hall".into(),
+        token: None,
+        name: None,
+        agent: None,
+        playout_ms: None,
+        last: None,
+        pass: None,
+        relay: None,
+    }
+}
+
+fn room() -> Subscribed {
+    Subscribed {
+        name: "hall".into(),
+        id: 7,
+        title: String::new(),
+        public: true,
+        epoch: 1,
+        newest: 0,
+        tick_ms: 20,
+        redundancy: 2,
+    }
+}
+
+fn welcome(alternates: &[&str]) -> ServerMessage {
+    let named = |a: &&str| Alternate { relay: (*a).to_owned(), address: (*a).to_owned() };
+    ServerMessage::Welcome(Welcome {
+        version: VERSION,
+        features: FEATURES.map(str::to_owned).to_vec(),
+        agent: String::new(),
+        identity: "ann".into(),
+        role: Role::Listener,
+        room: Some(room()),
+        slot: None,
+        frame_bytes: None,
+        repair_ms: None,
+        alternates: alternates.iter().map(named).collect(),
+        pass: Some("pass".into()),
+        keys: Vec::new(),
+    })
+}
+
+impl Scene {
+    fn outside() -> Self {
+        let settings = ListenSettings {
+            hello: hello(),
+            entries: vec!["entry".into()],
+            framing: Framing::Quic,
+            repair: true,
+            seed: 1,
+        };
+        let listen = Listen::new(settings, Time::ZERO);
+        Self { listen, now: Time::ZERO, got: Vec::new() }
+    }
+
+    /// On the relay `entry`, with ticks up to number 10, one each 20 ms.
+    fn inside() -> Self {
+        let mut scene = Self::outside();
+        assert_eq!(scene.connects(), [(HomeId(0), "entry".to_owned())]);
+        scene.say(0, welcome(&["a", "b"]));
+        scene.ticks(0, 1, 10);
+        assert_eq!(scene.actions(), []);
+        scene
+    }
+
+    fn say(&mut self, home: u32, message: ServerMessage) {
+        self.listen.handle_message(self.now, HomeId(home), message);
+    }
+
+    fn tick(&mut self, home: u32, number: u32, replay: bool) {
+        let record = record_bytes(number, 0, 20, TickFlags::default(), &[0]);
+        let bytes = ticks_bytes(Framing::Quic, 7, 1, replay, 0, &[record]);
+        let got = &mut self.got;
+        self.listen.datagram(self.now, HomeId(home), bytes, |record, _| got.push(record.number));
+    }
+
+    fn ticks(&mut self, home: u32, from: u32, to: u32) {
+        for number in from..=to {
+            self.pass(20);
+            self.tick(home, number, false);
+        }
+    }
+
+    fn beacon(&mut self, home: u32, number: u32, upstream_silent_ms: u32) {
+        let newest = TickKey { room: 7, epoch: 1, number };
+        let beacon = Beacon { newest, pending: 0, upstream_silent_ms };
+        let bytes = beacon_bytes(Framing::Quic, &beacon);
+        self.listen.datagram(self.now, HomeId(home), bytes, |_, _| panic!("a beacon is no tick"));
+    }
+
+    /// Lets time pass, with every timeout on the way.
+    fn pass(&mut self, millis: u64) {
+        let until = self.now + Duration::from_millis(millis);
+        while let Some(at) = self.listen.poll_timeout().filter(|&at| at <= until) {
+            self.now = self.now.max(at);
+            self.listen.handle_timeout(self.now);
+        }
+        self.now = until;
+    }
+
+    fn actions(&mut self) -> Vec<ListenAction> {
+        std::iter::from_fn(|| self.listen.poll_action()).collect()
+    }
+
+    fn connects(&mut self) -> Vec<(HomeId, String)> {
+        let connect = |action| match action {
+            ListenAction::Connect { home, address, .. } => Some((home, address)),
+            _ => None,
+        };
+        self.actions().into_iter().filter_map(connect).collect()
+    }
+}
+
+#[test]
+fn a_dead_relay_is_left_for_an_alternate_and_nothing_is_lost() {
+    let mut scene = Scene::inside();
+    scene.pass(149);
+    let probes = scene.actions();
+    let probe = ListenAction::SendDatagram { home: HomeId(0), bytes: probe_bytes(Framing::Quic) };
+    assert_eq!(probes, [probe.clone(), probe], "asked for a sign of life before it is left");
+    scene.pass(1 + 75);
+    let connect = scene.actions().into_iter().find_map(|action| match action {
+        ListenAction::Connect { home, address, hello } => Some((home, address, hello)),
+        _ => None,
+    });
+    let (home, address, hello) = connect.expect("it looks for another relay");
+    assert_eq!((home, address.as_str()), (HomeId(1), "a"));
+    assert_eq!((hello.last, hello.pass.as_deref()), (Some((1, 10)), Some("pass")));
+    scene.say(1, welcome(&["b", "c"]));
+    assert_eq!(scene.listen.current(), Some(HomeId(0)), "it has played nothing yet");
+    for number in 11..=20 {
+        scene.tick(1, number, true);
+    }
+    assert_eq!(scene.listen.current(), Some(HomeId(1)));
+    let actions = scene.actions();
+    let moved = ListenAction::Moved { address: "a".into(), cause: MoveCause::Silent };
+    assert!(actions.contains(&ListenAction::Leave { home: HomeId(0) }) && actions.contains(&moved));
+    scene.ticks(1, 21, 30);
+    assert_eq!(scene.got, (1..=30).collect::<Vec<_>>());
+    assert_eq!(scene.listen.reception().window.lost, 0);
+    assert_eq!(scene.listen.stats().moved_silent, 1);
+}
+
+#[test]
+fn a_starved_relay_that_answers_is_not_left() {
+    let mut scene = Scene::inside();
+    for n in 0..100 {
+        scene.pass(40);
+        scene.beacon(0, 10, 100 + n * 40);
+    }
+    assert_eq!(scene.actions(), []);
+    assert_eq!(scene.listen.stats().moved_silent, 0);
+}
+
+#[test]
+fn a_relay_that_is_heard_again_in_time_is_kept() {
+    let mut scene = Scene::inside();
+    scene.pass(150 + 75);
+    assert_eq!(scene.connects(), [(HomeId(1), "a".to_owned())]);
+    scene.tick(0, 11, false);
+    assert!(scene.actions().contains(&ListenAction::Leave { home: HomeId(1) }));
+    assert_eq!((scene.listen.current(), scene.listen.stats().resumed), (Some(HomeId(0)), 1));
+    // A welcome that was on its way finds nobody.
+    scene.say(1, welcome(&[]));
+    assert_eq!(scene.actions(), []);
+}
+
+#[test]
+fn a_relay_that_asks_is_left_only_when_the_new_one_plays() {
+    let mut scene = Scene::inside();
+    scene.say(0, ServerMessage::Move { alternates: Vec::new(), reason: String::new() });
+    // The list that came with the request is in force: nobody to go to but the entry, which is
+    // the relay itself.
+    assert_eq!(scene.connects(), []);
+    let alternates = vec![Alternate { relay: "a".into(), address: "a".into() }];
+    scene.say(0, ServerMessage::Move { alternates, reason: String::new() });
+    scene.ticks(0, 11, 40);
+    assert_eq!(scene.connects(), [(HomeId(1), "a".to_owned())]);
+    scene.say(1, welcome(&["b"]));
+    scene.tick(1, 20, true);
+    assert_eq!(scene.listen.current(), Some(HomeId(0)), "the new relay is far behind");
+    scene.ticks(0, 41, 42);
+    scene.tick(1, 42, false);
+    assert_eq!(scene.listen.current(), Some(HomeId(1)));
+    assert_eq!(scene.got, (1..=42).collect::<Vec<_>>());
+    assert_eq!(scene.listen.stats().moved_asked, 1);
+}
+
+#[test]
+fn a_dead_alternate_is_joined_by_the_next_and_a_refusal_does_not_wait() {
+    let mut scene = Scene::inside();
+    scene.pass(150 + 75 + 250);
+    let tried = scene.connects();
+    assert_eq!(tried, [(HomeId(1), "a".to_owned()), (HomeId(2), "b".to_owned())]);
+    let full = Close::new(CloseCode::Full, "no place");
+    scene.listen.handle_down(scene.now, HomeId(2), Some(full));
+    assert_eq!(scene.connects(), [], "the entry is the dead relay itself");
+    scene.say(1, welcome(&[]));
+    scene.tick(1, 11, true);
+    assert_eq!(scene.listen.current(), Some(HomeId(1)));
+    assert_eq!(scene.listen.stats().attempts_failed, 1);
+}
+
+#[test]
+fn rounds_have_pauses_and_an_end() {
+    let mut scene = Scene::inside();
+    scene.listen.handle_down(scene.now, HomeId(0), None);
+    let mut attempts = 0;
+    for _ in 0..10_000 {
+        scene.pass(50);
+        for (home, _) in scene.connects() {
+            attempts += 1;
+            scene.listen.handle_down(scene.now, home, None);
+        }
+    }
+    assert!((60..1_000).contains(&attempts), "{attempts} attempts in 300 s");
+    assert_eq!(scene.listen.poll_timeout(), None);
+}
+
+#[test]
+fn a_close_for_good_ends_the_listening() {
+    for (code, over) in [
+        (CloseCode::RoomEnded, true),
+        (CloseCode::TokenExpired, true),
+        (CloseCode::Replaced, true),
+        (CloseCode::Draining, false),
+        (CloseCode::Internal, false),
+    ] {
+        let mut scene = Scene::inside();
+        let (number, name) = (code as u32, code.name().to_owned());
+        scene.say(0, ServerMessage::Closing { code: number, name, reason: String::new() });
+        scene.pass(100);
+        let actions = scene.actions();
+        let ended = actions.iter().any(|action| matches!(action, ListenAction::Ended(_)));
+        assert_eq!(ended, over, "{code:?}: {actions:?}");
+    }
+}
+
+#[test]
+fn a_first_join_that_is_refused_says_why() {
+    let mut scene = Scene::outside();
+    scene.connects();
+    let close = Close::new(CloseCode::Full, "no place");
+    scene.listen.handle_down(scene.now, HomeId(0), Some(close.clone()));
+    assert_eq!(scene.actions(), [ListenAction::Ended(close)]);
+}
