@@ -10,6 +10,7 @@ mod credentials;
 mod demo;
 mod ending;
 mod listen;
+mod relay;
 mod speak;
 mod token;
 mod view;
@@ -54,6 +55,9 @@ pub enum Command {
     Speak(speak::SpeakArgs),
     /// Print a token
     Token(token::TokenCommand),
+    /// Look after a running relay
+    #[command(subcommand)]
+    Relay(relay::RelayCommand),
     /// Measure
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -70,6 +74,7 @@ impl Cli {
             Command::Listen(args) => listen::run(args),
             Command::Speak(args) => speak::run(args),
             Command::Token(args) => token::run(args),
+            Command::Relay(command) => relay::run(command),
             Command::Bench(bench::Bench::Fanout(args)) => bench::fanout(args),
         }
     }
@@ -89,8 +94,15 @@ mod tests {
     #[test]
     fn every_command_shows_examples() {
         let mut cli = Cli::command();
-        for words in [&[][..], &["demo"], &["listen"], &["speak"], &["token"], &["bench", "fanout"]]
-        {
+        for words in [
+            &[][..],
+            &["demo"],
+            &["listen"],
+            &["speak"],
+            &["token"],
+            &["relay", "drain"],
+            &["bench", "fanout"],
+        ] {
             let mut command = &mut cli;
             for word in words {
                 command = command.find_subcommand_mut(word).unwrap();

@@ -9,8 +9,9 @@
 //! 4. The rooms of the configuration are opened, the planner starts with an empty tree.
 //! 5. The node binds its UDP sockets and starts its shards.
 //! 6. `/readyz` answers 200.
-//! 7. SIGTERM or SIGINT: `/readyz` answers 503 `draining`, newcomers are refused, and those inside may leave, for
-//!    `drain_s` at most; a second signal cuts that short. Then everything is dropped, in the
+//! 7. SIGTERM, SIGINT or `POST /drain`: `/readyz` answers 503 `draining`, newcomers are refused,
+//!    listeners are asked to move and children are given other parents, for `drain_s` at most; a
+//!    second signal cuts that short. Then everything is dropped, in the
 //!    reverse order.
 
 use std::time::Instant;

@@ -330,3 +330,29 @@ fn the_same_seed_makes_the_same_world() {
     };
     assert_eq!(run(), run());
 }
+
+/// The tree stands without its planner: ticks flow, relays keep the parents that they have, and a
+/// relay's death still costs nobody else a tick.
+#[cfg(feature = "fault-injection")]
+#[test]
+fn media_does_not_depend_on_the_control_plane() {
+    let mut world = hall(Setup::default());
+    let parents = |world: &World, node| world.view(node).parents;
+    let before: Vec<_> = (1..=6).map(|node| parents(&world, node)).collect();
+    world.nodes[0].control.park(true);
+    world.step(limits::REPORT_EXPIRY.as_millis() as u64 * 3);
+    assert_eq!((1..=6).map(|node| parents(&world, node)).collect::<Vec<_>>(), before);
+    world.kill(LEVEL_1[0]);
+    world.step(5_000);
+    for listener in 1..6 {
+        assert_complete(&world, listener, 1, 1);
+        assert_eq!(world.listeners[listener].stats().window.lost, 0);
+    }
+    // Once it goes on, nobody has been left out for the reports that it did not hear.
+    world.nodes[0].control.park(false);
+    world.step(5_000);
+    for listener in 1..6 {
+        assert_complete(&world, listener, 1, 1);
+    }
+    assert!(LEVEL_3.iter().all(|&node| parents(&world, node).iter().all(|parent| parent.up)));
+}

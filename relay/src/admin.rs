@@ -1,6 +1,7 @@
 //! The private admin listener: health, metrics and topology over HTTP/1.1.
 //!
-//! It is meant for the operator's own network and asks for no password; it changes nothing.
+//! It is meant for the operator's own network and asks for no password. All that it changes is
+//! whether the node drains, and that only for a request that no web page can make.
 //! Connections, header bytes and time are bounded all the same.
 
 use std::convert::Infallible;
@@ -11,16 +12,19 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::{Router, routing::get};
+use axum::{
+    Router,
+    routing::{get, post},
+};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::metrics;
 
@@ -45,6 +49,7 @@ pub struct AdminState {
     no_parent: AtomicBool,
     full: AtomicBool,
     topology: ArcSwap<serde_json::Value>,
+    drain: Notify,
 }
 
 impl Default for AdminState {
@@ -57,6 +62,7 @@ impl Default for AdminState {
             no_parent: AtomicBool::new(false),
             full: AtomicBool::new(false),
             topology: ArcSwap::from_pointee(serde_json::json!({})),
+            drain: Notify::new(),
         }
     }
 }
@@ -70,6 +76,11 @@ impl AdminState {
     /// The node is being emptied.
     pub fn set_draining(&self) {
         self.set(&self.draining, true);
+    }
+
+    /// Waits until somebody asks for a drain by `POST /drain`.
+    pub async fn drain_asked(&self) {
+        self.drain.notified().await;
     }
 
     /// Whether the node has a parent whose feed is alive.
@@ -168,6 +179,7 @@ fn router(state: Arc<AdminState>, metrics: PrometheusHandle) -> Router {
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/topology", get(topology))
+        .route("/drain", post(drain))
         .route("/metrics", get(render))
         .layer(from_fn(count))
         .with_state(state)
@@ -180,6 +192,20 @@ async fn ready(State(state): State<Arc<AdminState>>) -> Response {
     }
     let body = why.join(", ") + "\n";
     (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+}
+
+/// The header that a drain must carry: a page in a browser of the operator's network cannot set it
+/// for another origin (Fetch standard, CORS-safelisted request headers).
+pub const DRAIN_HEADER: &str = "stentor-drain";
+
+async fn drain(State(state): State<Arc<AdminState>>, headers: HeaderMap) -> Response {
+    if !headers.contains_key(DRAIN_HEADER) {
+        let body = format!("the header {DRAIN_HEADER} is missing\n");
+        return (StatusCode::FORBIDDEN, body).into_response();
+    }
+    state.set_draining();
+    state.drain.notify_one();
+    (StatusCode::ACCEPTED, "draining\n").into_response()
 }
 
 async fn topology(State(state): State<Arc<AdminState>>) -> impl IntoResponse {

@@ -89,6 +89,8 @@ pub struct RunningNode {
     tls: Vec<Sender<Arc<quinn_proto::ServerConfig>>>,
     stop: Arc<AtomicBool>,
     drain: Arc<OnceLock<Duration>>,
+    #[cfg(feature = "fault-injection")]
+    park: Arc<AtomicBool>,
     wakers: Vec<Waker>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -115,6 +117,8 @@ impl RunningNode {
             tls: Vec::new(),
             stop: Arc::default(),
             drain: Arc::default(),
+            #[cfg(feature = "fault-injection")]
+            park: Arc::default(),
             wakers: vec![control_waiter.waker()],
             threads: Vec::new(),
         };
@@ -174,6 +178,8 @@ impl RunningNode {
             events: plan.events,
             stop: node.stop.clone(),
             drain: node.drain.clone(),
+            #[cfg(feature = "fault-injection")]
+            park: node.park.clone(),
         };
         let control = (plan.control)(node.listen);
         let control = Control::new(control, plan.clock, uplinks, ports);
@@ -186,6 +192,14 @@ impl RunningNode {
         // The first call counts: the listeners have been told.
         let _ = self.drain.set(within);
         self.wake();
+    }
+
+    /// Holds the control plane still, or lets it go on; returns whether it is held.
+    #[cfg(feature = "fault-injection")]
+    pub fn toggle_park(&self) -> bool {
+        let park = !self.park.fetch_xor(true, Ordering::Relaxed);
+        self.wake();
+        park
     }
 
     /// Uses another certificate for those who connect from here on.

@@ -8,8 +8,9 @@
 //! 5. Certificates are watched for changes.
 //! 6. The node binds its UDP sockets, starts its shards and its uplinks.
 //! 7. `/readyz` answers 200 as soon as the node has a parent.
-//! 8. SIGTERM or SIGINT: `/readyz` answers 503 `draining`, newcomers are refused, and those inside may leave, for
-//!    `drain_s` at most; a second signal cuts that short. Then everything is dropped, in the
+//! 8. SIGTERM, SIGINT or `POST /drain`: `/readyz` answers 503 `draining`, newcomers are refused,
+//!    listeners are asked to move and children are given other parents, for `drain_s` at most; a
+//!    second signal cuts that short. Then everything is dropped, in the
 //!    reverse order.
 
 use std::convert::Infallible;
@@ -290,10 +291,15 @@ impl Services {
         let observer = Observer::new(&node, Arc::clone(&self.admin));
         self.tasks.spawn(observer.run());
         self.tasks.spawn(follow_tls(Arc::clone(&node), self.server_tls.clone()));
+        #[cfg(feature = "fault-injection")]
+        self.tasks.spawn(follow_park(Arc::clone(&node)));
         self.admin.set_started();
         tokio::select! {
             why = signals.next() => {
                 tracing::info!(signal = why, seconds = drain.as_secs(), "draining");
+            }
+            () = self.admin.drain_asked() => {
+                tracing::info!(seconds = drain.as_secs(), "draining, as asked by POST /drain");
             }
             why = failure(&node) => return Err(Error::Runtime(why)),
         }
@@ -337,6 +343,18 @@ async fn follow_tls(
         let fresh = (**tls.borrow_and_update()).clone();
         if let Err(error) = node.set_tls(fresh) {
             tracing::error!(%error, "the new certificate cannot be used; the old one stays");
+        }
+    }
+    std::future::pending().await
+}
+
+/// SIGUSR2 holds the control plane still, and lets it go on.
+#[cfg(feature = "fault-injection")]
+async fn follow_park(node: Arc<RunningNode>) -> Infallible {
+    if let Ok(mut signals) = signal(SignalKind::user_defined2()) {
+        while signals.recv().await.is_some() {
+            let parked = node.toggle_park();
+            tracing::warn!(parked, "fault injection: the control plane");
         }
     }
     std::future::pending().await

@@ -127,6 +127,14 @@ impl NodeControl {
         both!(self, control => control.handle_drain(now, within));
     }
 
+    /// See [`OriginControl::park`]; a relay has no control plane to hold.
+    #[cfg(feature = "fault-injection")]
+    pub fn park(&mut self, park: bool) {
+        if let Self::Origin(origin) = self {
+            origin.park(park);
+        }
+    }
+
     /// Time has come to [`Self::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Time) {
         both!(self, control => control.handle_timeout(now));

@@ -87,6 +87,9 @@ pub struct OriginControl {
     collected: VecDeque<(u32, u8)>,
     effects: VecDeque<ControlEffect>,
     stats: ControlStats,
+    /// Whether the control plane is held still: rooms go on, the tree is not looked after.
+    #[cfg(feature = "fault-injection")]
+    parked: bool,
 }
 
 impl OriginControl {
@@ -113,6 +116,8 @@ impl OriginControl {
             collected: VecDeque::new(),
             effects: VecDeque::new(),
             stats: ControlStats::default(),
+            #[cfg(feature = "fault-injection")]
+            parked: false,
         };
         let keys = ToShard::Keys(control.settings.keys.clone());
         control.effects.push_back(ControlEffect::ToShards(keys));
@@ -124,6 +129,17 @@ impl OriginControl {
 
     /// A message from a shard.
     pub fn handle_message(&mut self, now: Time, message: ToControl) {
+        #[cfg(feature = "fault-injection")]
+        if self.parked
+            && matches!(
+                message,
+                ToControl::RelayJoin { .. }
+                    | ToControl::RelayLoad { .. }
+                    | ToControl::RelayLeave { .. }
+            )
+        {
+            return;
+        }
         match message {
             ToControl::WantRoom { room } => {
                 let found = self.find_room(now, &room).map(|id| self.rooms.get(&id));
@@ -157,6 +173,13 @@ impl OriginControl {
         self.effects.push_back(ControlEffect::ToShards(ToShard::Drain { within }));
     }
 
+    /// Holds the control plane still, as if it hung, or lets it go on: speakers and ticks are
+    /// served, relays are neither heard nor placed. For tests of what stands without it.
+    #[cfg(feature = "fault-injection")]
+    pub fn park(&mut self, park: bool) {
+        self.parked = park;
+    }
+
     /// Time has come to [`Self::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Time) {
         let due: Vec<u32> = self
@@ -170,6 +193,10 @@ impl OriginControl {
                 room.room.handle_timeout(now);
             }
             self.drain_room(id);
+        }
+        #[cfg(feature = "fault-injection")]
+        if self.parked {
+            return;
         }
         for id in self.planner.expire(now) {
             let text = format!("the relay {id} has not reported for too long and is left out");
@@ -185,6 +212,10 @@ impl OriginControl {
     #[must_use]
     pub fn poll_timeout(&self) -> Time {
         let rooms = self.rooms.values().filter_map(|room| room.room.poll_timeout());
+        #[cfg(feature = "fault-injection")]
+        if self.parked {
+            return rooms.min().unwrap_or(Time::MAX);
+        }
         let others = self.planner.poll_timeout().into_iter().chain([self.lists.timeout()]);
         rooms.chain(others).min().unwrap_or(Time::MAX)
     }

@@ -83,6 +83,8 @@ pub struct Control {
     events: Option<EventLog>,
     stop: Arc<AtomicBool>,
     drain: Arc<OnceLock<Duration>>,
+    #[cfg(feature = "fault-injection")]
+    park: Arc<AtomicBool>,
     draining: bool,
     stats: ControlReportStats,
     /// How long the last ticks collected, in microseconds.
@@ -125,6 +127,9 @@ pub struct ControlPorts {
     pub stop: Arc<AtomicBool>,
     /// Set to drain the node.
     pub drain: Arc<OnceLock<Duration>>,
+    /// Whether the control plane is held still.
+    #[cfg(feature = "fault-injection")]
+    pub park: Arc<AtomicBool>,
 }
 
 impl Control {
@@ -147,6 +152,8 @@ impl Control {
             events: ports.events,
             stop: ports.stop,
             drain: ports.drain,
+            #[cfg(feature = "fault-injection")]
+            park: ports.park,
             draining: false,
             stats: ControlReportStats::default(),
             collected: VecDeque::with_capacity(COLLECTED),
@@ -173,6 +180,8 @@ impl Control {
     fn turn(&mut self) -> std::io::Result<()> {
         let now = Instant::now();
         let time = self.clock.time(now);
+        #[cfg(feature = "fault-injection")]
+        self.node.park(self.park.load(Ordering::Relaxed));
         if let Some(&within) = self.drain.get().filter(|_| !self.draining) {
             self.draining = true;
             self.node.handle_drain(time, within);
