@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::Time;
 use crate::session::SessionKey;
 use crate::wire::{
     Alternate, Close, Load, Placement, RelayInfo, Role, RoomState, SpeechFrame, SpeechRequest,
@@ -71,6 +72,8 @@ pub enum ToControl {
         slot: u16,
         /// The frames.
         frames: Vec<SpeechFrame>,
+        /// When the shard took them from its socket.
+        at: Time,
     },
     /// A relay registers (at the origin) or becomes a child.
     RelayJoin {
