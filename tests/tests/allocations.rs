@@ -100,6 +100,8 @@ impl Server {
             open_relays: false,
             unix_us_at_zero: clock.unix_us_at_zero(),
             seed: 1,
+            redundancy: true,
+            repair: true,
         };
         let mut node = NodeShard::new(settings, Verifier::default(), clock.time(Instant::now()));
         let room = Subscribed {
