@@ -1,5 +1,7 @@
 //! A client's reception of one room: datagrams in, new ticks and repair requests out.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::window::{Arrival, FeedIx, Window, WindowStats};
@@ -46,7 +48,9 @@ impl Reception {
         let other = room.id != self.room || room.epoch > self.window.epoch();
         if other {
             let stats = self.stats();
+            let playout = self.window.playout();
             *self = Self { stats, ..Self::new(self.framing, room) };
+            self.window.set_playout(playout);
         }
         other
     }
@@ -67,6 +71,11 @@ impl Reception {
     pub fn last(&self) -> Option<(u32, u32)> {
         let last = self.window.contiguous();
         (last > 0).then(|| (self.window.epoch(), last))
+    }
+
+    /// Says how long after its turn a tick is played: what would come later is not asked for.
+    pub fn set_playout(&mut self, playout: Duration) {
+        self.window.set_playout(playout);
     }
 
     /// Takes a datagram as the transport delivered it; hands each tick that is new to `pass`, in
@@ -99,6 +108,9 @@ impl Reception {
                 }
                 let newest = records.iter().map(|record| record.number).max();
                 for record in records {
+                    if replay {
+                        self.window.answered(now, record.number);
+                    }
                     if self.window.arrive(now, feed, &record) == Arrival::New {
                         pass(record, replay);
                     }
