@@ -113,9 +113,9 @@ impl Proxy {
                     Err(TryRecvError::Empty) => break,
                 }
             }
-            self.from_clients();
+            self.take_up();
             for flow in 0..self.flows.len() {
-                self.from_server(flow);
+                self.take_down(flow);
             }
             self.deliver();
             *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = self.counts;
@@ -142,7 +142,7 @@ impl Proxy {
         }
     }
 
-    fn from_clients(&mut self) {
+    fn take_up(&mut self) {
         let mut buffer = [0; PACKET_BYTES];
         for _ in 0..PACKETS_PER_TURN {
             // An error is the end of what waits, or an ICMP message about a client that has gone.
@@ -154,7 +154,7 @@ impl Proxy {
         }
     }
 
-    fn from_server(&mut self, flow: usize) {
+    fn take_down(&mut self, flow: usize) {
         let mut buffer = [0; PACKET_BYTES];
         for _ in 0..PACKETS_PER_TURN {
             let Ok(length) = self.flows[flow].back.recv(&mut buffer) else { return };

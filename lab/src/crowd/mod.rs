@@ -3,6 +3,11 @@
 //! Each has its own handshake, session, token and receive window, and acknowledges what it gets. It
 //! does not decode; listeners that do are `stentor-client`'s.
 
+mod figures;
+mod member;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,15 +15,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use stentor_client::patience::{PATIENCE, patient};
-use stentor_proto::receive::Reception;
+use stentor_proto::Time;
 use stentor_proto::wire::{
-    ALPN, ClientMessage, ControlDecoder, FEATURES, Framing, Hello, Role, ServerMessage, VERSION,
-    encode_control,
+    ALPN, ClientMessage, FEATURES, Hello, Role, ServerMessage, VERSION, encode_control,
 };
-use stentor_proto::{Time, limits};
 use stentor_relay::quic::config::{SharedKeys, TransportSettings, client_config_over, client_tls};
 use stentor_relay::quic::sys::{BindOptions, bind};
 use stentor_relay::quic::{ConnId, Driver, DriverSettings, Event};
+
+pub use self::figures::{Count, Joins};
+use self::member::{Member, Ticks};
 
 /// Packets read from one socket in one turn.
 const PACKETS_PER_TURN: usize = 4_096;
@@ -56,21 +62,11 @@ pub enum Acks {
     Plain,
 }
 
-/// One listener.
-struct Member {
-    started: Instant,
-    decoder: ControlDecoder,
-    reception: Option<Reception>,
-    joined: Option<Duration>,
-    first_tick: Option<Duration>,
-    /// Bit i: tick `Crowd::base + i` was received.
-    ticks: Vec<u64>,
-    closed: Option<String>,
-}
-
 struct Desk {
     driver: Driver,
     members: Vec<Option<Member>>,
+    /// Who is to be looked at for a request, and when.
+    timers: BinaryHeap<Reverse<(Time, u32)>>,
 }
 
 /// A crowd of listeners.
@@ -81,7 +77,6 @@ pub struct Crowd {
     zero: Instant,
     hellos: Vec<bytes::Bytes>,
     hello: usize,
-    base: Option<u32>,
     newest: u32,
     wanted: usize,
     opened: usize,
@@ -99,28 +94,37 @@ pub struct Crowd {
 /// One listener in so many notes when its ticks arrive.
 const SAMPLE: u32 = 10;
 
-/// How the crowd's joins went.
-#[derive(Clone, Debug, Default)]
-pub struct Joins {
-    /// From the first packet to the welcome, in milliseconds.
-    pub join_ms: Vec<f64>,
-    /// From the first packet to the first tick, in milliseconds.
-    pub first_tick_ms: Vec<f64>,
-}
+impl Desk {
+    /// Sends the requests of those whose time has come.
+    fn repairs(&mut self, now: Instant, time: Time) {
+        while let Some(&Reverse((at, ix))) = self.timers.peek() {
+            if at > time {
+                return;
+            }
+            self.timers.pop();
+            if let Some(Some(member)) = self.members.get_mut(ix as usize)
+                && member.timer == Some(at)
+            {
+                member.timer = None;
+                self.repair(now, time, ConnId(ix));
+            }
+        }
+    }
 
-/// What one listener of a crowd received.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Count {
-    /// The first tick.
-    pub first: u32,
-    /// The last tick.
-    pub last: u32,
-    /// Distinct ticks.
-    pub ticks: u64,
-    /// From the first packet to the welcome, in milliseconds.
-    pub join_ms: f64,
-    /// From the first packet to the first tick, in milliseconds.
-    pub first_tick_ms: f64,
+    /// Sends a listener's requests, and notes when it is to be looked at again.
+    fn repair(&mut self, now: Instant, time: Time, conn: ConnId) {
+        let Some(member) = self.members[conn.0 as usize].as_mut() else { return };
+        let Some(reception) = member.reception.as_mut() else { return };
+        while let Some(request) = reception.poll_request(time) {
+            self.driver.send_datagram(now, conn, request);
+        }
+        if let Some(at) = reception.poll_timeout()
+            && member.timer.is_none_or(|noted| at < noted)
+        {
+            member.timer = Some(at);
+            self.timers.push(Reverse((at, conn.0)));
+        }
+    }
 }
 
 impl Crowd {
@@ -142,7 +146,7 @@ impl Crowd {
             let socket = bind((Ipv4Addr::LOCALHOST, 0).into(), BindOptions::default())?;
             let keys = SharedKeys::random()?;
             let driver = Driver::new(socket, DriverSettings::client(&keys), now)?;
-            desks.push(Desk { driver, members: Vec::new() });
+            desks.push(Desk { driver, members: Vec::new(), timers: BinaryHeap::new() });
         }
         let hellos = match plan.tokens.as_slice() {
             [] => vec![hello(&plan.room, None)],
@@ -155,7 +159,6 @@ impl Crowd {
             hellos,
             hello: 0,
             plan,
-            base: None,
             newest: 0,
             wanted: 0,
             opened: 0,
@@ -220,96 +223,6 @@ impl Crowd {
         Ok(self.joined + self.done.len() - before)
     }
 
-    /// Listeners inside.
-    #[must_use]
-    pub const fn joined(&self) -> usize {
-        self.joined
-    }
-
-    /// Whether each listener heard anything at all, and how many did.
-    #[must_use]
-    pub fn hearing(&self) -> usize {
-        self.members().filter(|m| m.first_tick.is_some() && m.closed.is_none()).count()
-    }
-
-    /// Datagrams that reached the crowd.
-    #[must_use]
-    pub const fn datagrams(&self) -> u64 {
-        self.datagrams
-    }
-
-    /// The newest tick that reached anyone.
-    #[must_use]
-    pub const fn newest(&self) -> u32 {
-        self.newest
-    }
-
-    /// Packets and bytes that the crowd's sockets received.
-    #[must_use]
-    pub fn input(&self) -> (u64, u64) {
-        let stats = self.desks.iter().map(|desk| *desk.driver.stats());
-        stats.fold((0, 0), |sum, s| (sum.0 + s.packets_in, sum.1 + s.bytes_in))
-    }
-
-    /// Distinct ticks with numbers above `after` up to `last` that reached the listeners, in sum.
-    #[must_use]
-    pub fn distinct(&self, after: u32, last: u32) -> u64 {
-        let Some(base) = self.base else { return 0 };
-        let count = |member: &Member| -> u64 {
-            (after + 1..=last).filter(|&number| has(&member.ticks, base, number)).count() as u64
-        };
-        self.members().map(count).sum()
-    }
-
-    /// What each listener that is inside received.
-    #[must_use]
-    pub fn counts(&self) -> Vec<Count> {
-        let base = self.base.unwrap_or_default();
-        let ms = |time: Option<Duration>| time.map_or(0.0, |time| time.as_secs_f64() * 1_000.0);
-        let count = |member: &Member| {
-            let words = || member.ticks.iter().enumerate().filter(|(_, word)| **word != 0);
-            let first = words().next().map(|(at, word)| at as u32 * 64 + word.trailing_zeros());
-            let last =
-                words().next_back().map(|(at, word)| at as u32 * 64 + 63 - word.leading_zeros());
-            Count {
-                first: first.map_or(0, |bit| base + bit),
-                last: last.map_or(0, |bit| base + bit),
-                ticks: member.ticks.iter().map(|word| u64::from(word.count_ones())).sum(),
-                join_ms: ms(member.joined),
-                first_tick_ms: ms(member.first_tick),
-            }
-        };
-        let inside = |member: &&Member| member.joined.is_some() && member.closed.is_none();
-        self.members().filter(inside).map(count).collect()
-    }
-
-    /// From here on, notes for some listeners when the kernel received their ticks.
-    pub fn note_arrivals(&mut self, note: bool) {
-        self.keep_arrivals = note;
-    }
-
-    /// Ticks and the kernel's receive times (ns of the realtime clock), as noted.
-    pub fn take_arrivals(&mut self) -> Vec<(u32, u64)> {
-        std::mem::take(&mut self.arrivals)
-    }
-
-    /// How the joins went so far.
-    #[must_use]
-    pub fn joins(&self) -> Joins {
-        let ms = |d: Duration| d.as_secs_f64() * 1_000.0;
-        let all = || self.members().chain(&self.done);
-        Joins {
-            join_ms: all().filter_map(|m| m.joined).map(ms).collect(),
-            first_tick_ms: all().filter_map(|m| m.first_tick).map(ms).collect(),
-        }
-    }
-
-    /// Listeners that were closed, and why.
-    #[must_use]
-    pub fn lost(&self) -> &[String] {
-        &self.failed
-    }
-
     /// Everyone leaves.
     pub fn leave(&mut self) {
         let now = Instant::now();
@@ -332,6 +245,7 @@ impl Crowd {
         let now = Instant::now();
         for desk in 0..self.desks.len() {
             self.desks[desk].driver.handle_timeouts(now);
+            self.desks[desk].repairs(now, Time::ZERO + (now - self.zero));
             loop {
                 let received = self.desks[desk].driver.receive(now, PACKETS_PER_TURN)?;
                 self.events(desk, now);
@@ -358,15 +272,7 @@ impl Crowd {
             if ix >= desk.members.len() {
                 desk.members.resize_with(ix + 1, || None);
             }
-            desk.members[ix] = Some(Member {
-                started: now,
-                decoder: ControlDecoder::default(),
-                reception: None,
-                joined: None,
-                first_tick: None,
-                ticks: Vec::new(),
-                closed: None,
-            });
+            desk.members[ix] = Some(Member::new(now));
             self.under_way += 1;
         }
         Ok(())
@@ -402,7 +308,7 @@ impl Crowd {
                     self.joined += 1;
                     self.under_way -= 1;
                     if let Some(room) = welcome.room {
-                        member.reception = Some(Reception::new(Framing::Quic, &room));
+                        member.welcomed(&room);
                     }
                 }
                 ServerMessage::Closing { name, reason, .. } => {
@@ -425,25 +331,17 @@ impl Crowd {
         let time = Time::ZERO + (now - self.zero);
         let desk = &mut self.desks[at];
         let Some(member) = desk.members[conn.0 as usize].as_mut() else { return };
-        let Some(reception) = member.reception.as_mut() else { return };
-        let (base, ticks) = (&mut self.base, &mut member.ticks);
-        let note = self.keep_arrivals && conn.0.is_multiple_of(SAMPLE);
-        let (arrivals, newest) = (&mut self.arrivals, &mut self.newest);
-        let mut any = false;
-        reception.datagram(time, bytes, |record, replay| {
-            any = true;
-            *newest = record.number.max(*newest);
-            mark(ticks, *base.get_or_insert(record.number.saturating_sub(100)), record.number);
-            if note && !replay {
-                arrivals.push((record.number, received_ns));
-            }
-        });
-        while let Some(request) = reception.poll_request(time) {
-            desk.driver.send_datagram(now, conn, request);
+        let brought = member.datagram(time, bytes, received_ns);
+        if let Some(newest) = brought.newest {
+            self.newest = self.newest.max(newest);
+            member.first_tick.get_or_insert(now - member.started);
         }
-        if any && member.first_tick.is_none() {
-            member.first_tick = Some(now - member.started);
+        if let Some(number) = brought.live.filter(|_| self.keep_arrivals)
+            && conn.0.is_multiple_of(SAMPLE)
+        {
+            self.arrivals.push((number, received_ns));
         }
+        desk.repair(now, time, conn);
     }
 
     fn closed(&mut self, at: usize, conn: ConnId, reason: &str) {
@@ -455,7 +353,8 @@ impl Crowd {
         if member.closed.as_deref() != Some(LEFT) {
             self.failed.push(member.closed.take().unwrap_or_else(|| reason.to_owned()));
         }
-        member.ticks = Vec::new();
+        member.ticks = Ticks::default();
+        member.in_time = Ticks::default();
         member.reception = None;
         self.done.push(member);
     }
@@ -496,36 +395,3 @@ fn hello(room: &str, token: Option<&String>) -> bytes::Bytes {
 
 /// Why a listener is gone that left by itself.
 const LEFT: &str = "left";
-
-fn mark(ticks: &mut Vec<u64>, base: u32, number: u32) {
-    let Some(bit) = number.checked_sub(base) else { return };
-    let (word, bit) = (bit as usize / 64, bit % 64);
-    // An hour of ticks: what is further ahead is not this run's.
-    if word >= limits::FRAMES_PER_S as usize * 3_600 / 64 {
-        return;
-    }
-    if word >= ticks.len() {
-        ticks.resize(word + 1, 0);
-    }
-    ticks[word] |= 1 << bit;
-}
-
-fn has(ticks: &[u64], base: u32, number: u32) -> bool {
-    let Some(bit) = number.checked_sub(base) else { return false };
-    ticks.get(bit as usize / 64).is_some_and(|word| word & (1 << (bit % 64)) != 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tick_is_counted_once_however_often_it_comes() {
-        let mut ticks = Vec::new();
-        for number in [105, 105, 300, 99] {
-            mark(&mut ticks, 100, number);
-        }
-        let all = (90..400).filter(|&n| has(&ticks, 100, n)).collect::<Vec<u32>>();
-        assert_eq!(all, [105, 300]);
-    }
-}
