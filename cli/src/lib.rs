@@ -29,6 +29,7 @@ Examples:
   stentor token --dev --room hall --role speaker --identity ann
       a token for whoever speaks from elsewhere
   stentor bench fanout --json > fanout.json
+  stentor bench faults --only loss_5,burst_5
       what a relay costs beside the floor
 
 Exit codes: 0 success, 1 failure at run time, 2 wrong usage, 78 wrong configuration.";
@@ -71,6 +72,7 @@ impl Cli {
             Command::Speak(args) => speak::run(args),
             Command::Token(args) => token::run(args),
             Command::Bench(bench::Bench::Fanout(args)) => bench::fanout(args),
+            Command::Bench(bench::Bench::Faults(args)) => bench::faults(args),
         }
     }
 }
@@ -89,8 +91,15 @@ mod tests {
     #[test]
     fn every_command_shows_examples() {
         let mut cli = Cli::command();
-        for words in [&[][..], &["demo"], &["listen"], &["speak"], &["token"], &["bench", "fanout"]]
-        {
+        for words in [
+            &[][..],
+            &["demo"],
+            &["listen"],
+            &["speak"],
+            &["token"],
+            &["bench", "fanout"],
+            &["bench", "faults"],
+        ] {
             let mut command = &mut cli;
             for word in words {
                 command = command.find_subcommand_mut(word).unwrap();

@@ -135,14 +135,7 @@ fn set_up(options: &FanoutOptions) -> Result<Rig> {
 }
 
 fn relay(name: &str, level: u8, core: usize) -> RelayPlan {
-    RelayPlan {
-        name: name.into(),
-        level,
-        core: Some(core),
-        shards: 1,
-        capacity: 10_000,
-        events: true,
-    }
+    RelayPlan { core: Some(core), events: true, ..RelayPlan::new(name, level) }
 }
 
 /// A crowd at one relay.

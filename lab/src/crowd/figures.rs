@@ -76,6 +76,12 @@ impl Crowd {
         self.members().map(|member| member.in_time.within(after, last)).sum()
     }
 
+    /// Listeners who were told that their node itself hears nothing.
+    #[must_use]
+    pub fn starved(&self) -> usize {
+        self.members().filter(|member| member.starved() > 0).count()
+    }
+
     /// From here on, notes how long listeners are without a new tick.
     pub fn watch_gaps(&mut self) {
         let now = self.time();

@@ -83,6 +83,11 @@ impl Member {
         brought
     }
 
+    /// Beacons that said that the node's own feeds are silent.
+    pub(super) fn starved(&self) -> u64 {
+        self.reception.as_ref().map_or(0, |reception| reception.stats().starved)
+    }
+
     /// The longest time without a new tick, the present one included.
     pub(super) fn gap(&self, now: Time) -> Duration {
         self.longest_gap.max(self.last_new.map_or(Duration::ZERO, |last| now.since(last)))

@@ -184,6 +184,7 @@ impl Proxy {
             self.counts.black_holed += 1;
             return;
         }
+        self.counts.up.0 += u64::from(up);
         let now = self.now();
         let entry = &mut self.flows[flow];
         let (lane, way) = match up {
@@ -191,7 +192,10 @@ impl Proxy {
             false => (&mut entry.down, &self.path.down),
         };
         match lane.packet(way, now, bytes.len()) {
-            Fate::Lost => self.counts.lost += 1,
+            Fate::Lost => {
+                self.counts.lost += 1;
+                self.counts.up.1 += u64::from(up);
+            }
             Fate::QueueFull => self.counts.queue_full += 1,
             Fate::Arrives(at) => {
                 let mut copy = self.spare.pop().unwrap_or_default();

@@ -42,8 +42,10 @@ pub struct ShaperCounts {
     pub flows: u64,
     /// Packets delivered, in both directions.
     pub passed: u64,
-    /// Packets lost at random or in bursts.
+    /// Packets lost at random or in bursts, in both directions.
     pub lost: u64,
+    /// Packets that clients sent, and how many of them were lost.
+    pub up: (u64, u64),
     /// Packets that found the queue of the bottleneck full.
     pub queue_full: u64,
     /// Packets that met the black hole.

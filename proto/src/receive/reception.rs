@@ -17,6 +17,8 @@ pub struct ReceptionStats {
     pub datagrams: u64,
     /// Beacons.
     pub beacons: u64,
+    /// Of them, those that say that the node's own feeds are silent.
+    pub starved: u64,
     /// Datagrams that break the protocol, or are of another room or epoch.
     pub bad: u64,
 }
@@ -122,6 +124,7 @@ impl Reception {
                     == (self.room, self.window.epoch()) =>
             {
                 self.stats.beacons += 1;
+                self.stats.starved += u64::from(beacon.upstream_silent_ms > 0);
                 self.window.beacon(now, feed, &beacon);
                 self.window.pending(feed, beacon.newest.number, beacon.pending);
                 Some(beacon.newest.number)
