@@ -191,6 +191,22 @@ impl Node {
         signal(self.pid(), if stop { "STOP" } else { "CONT" })
     }
 
+    /// Whether the process stands still.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        // The state follows the program's name, which may hold anything.
+        stat.is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T")))
+    }
+
+    /// Whether the process has ended.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// The end of the node's log, for an error message.
     #[must_use]
     pub fn log_end(&self) -> String {

@@ -150,6 +150,7 @@ fn crowd(bed: &Bed, relay: usize, room: &str, acks: Acks, tokens: Vec<String>) -
         acks,
         sockets: SOCKETS,
         at_once: 32,
+        rehomes: false,
     })
 }
 

@@ -41,7 +41,7 @@ impl Crowd {
     /// Whether each listener heard anything at all, and how many did.
     #[must_use]
     pub fn hearing(&self) -> usize {
-        self.members().filter(|m| m.first_tick.is_some() && m.closed.is_none()).count()
+        self.members().filter(|m| m.first_tick.is_some()).count()
     }
 
     /// Datagrams that reached the crowd.
@@ -82,6 +82,20 @@ impl Crowd {
         self.members().filter(|member| member.starved() > 0).count()
     }
 
+    /// Listeners who heard something new within the last `time`.
+    #[must_use]
+    pub fn served(&self, time: Duration) -> usize {
+        let now = self.time();
+        let served = |member: &&Member| member.last_new().is_some_and(|at| now.since(at) <= time);
+        self.members().filter(served).count()
+    }
+
+    /// How often listeners went to another relay.
+    #[must_use]
+    pub fn moves(&self) -> u64 {
+        self.members().map(Member::moves).sum()
+    }
+
     /// From here on, notes how long listeners are without a new tick.
     pub fn watch_gaps(&mut self) {
         let now = self.time();
@@ -106,7 +120,7 @@ impl Crowd {
             let (join_ms, first_tick_ms) = (ms(member.joined), ms(member.first_tick));
             Count { first, last, ticks, join_ms, first_tick_ms }
         };
-        let inside = |member: &&Member| member.joined.is_some() && member.closed.is_none();
+        let inside = |member: &&Member| member.joined.is_some();
         self.members().filter(inside).map(count).collect()
     }
 
@@ -124,20 +138,21 @@ impl Crowd {
     #[must_use]
     pub fn joins(&self) -> Joins {
         let ms = |d: Duration| d.as_secs_f64() * 1_000.0;
-        let all = || self.members().chain(&self.done);
+        let inside = self.members().map(|m| (m.joined, m.first_tick));
+        let all: Vec<_> = inside.chain(self.done.iter().copied()).collect();
         Joins {
-            join_ms: all().filter_map(|m| m.joined).map(ms).collect(),
-            first_tick_ms: all().filter_map(|m| m.first_tick).map(ms).collect(),
+            join_ms: all.iter().filter_map(|times| times.0).map(ms).collect(),
+            first_tick_ms: all.iter().filter_map(|times| times.1).map(ms).collect(),
         }
     }
 
-    /// Listeners that were closed, and why.
+    /// Listeners that are outside for good, and why, and why.
     #[must_use]
     pub fn lost(&self) -> &[String] {
         &self.failed
     }
 
     fn time(&self) -> Time {
-        Time::ZERO + Instant::now().saturating_duration_since(self.zero)
+        self.time_at(Instant::now())
     }
 }

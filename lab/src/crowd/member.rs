@@ -3,19 +3,21 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use stentor_proto::receive::Reception;
-use stentor_proto::wire::{ControlDecoder, Framing, Subscribed};
+use stentor_proto::listen::{HomeId, Listen, ListenSettings};
+use stentor_proto::wire::{ControlDecoder, ServerMessage};
 use stentor_proto::{Time, limits};
+use stentor_relay::quic::ConnId;
 
 /// One listener.
 pub(super) struct Member {
     pub(super) started: Instant,
-    pub(super) decoder: ControlDecoder,
-    pub(super) reception: Option<Reception>,
+    pub(super) listen: Listen,
+    pub(super) homes: Vec<Home>,
+    /// Sessions that it opened.
+    pub(super) sessions: u64,
     pub(super) joined: Option<Duration>,
     pub(super) first_tick: Option<Duration>,
-    pub(super) closed: Option<String>,
-    /// When it is looked at again for a request, as its desk has noted.
+    /// When it is looked at again, as its desk has noted.
     pub(super) timer: Option<Time>,
     /// Every tick that came.
     pub(super) ticks: Ticks,
@@ -24,7 +26,16 @@ pub(super) struct Member {
     clock: PlayoutClock,
     /// When the last new tick came, and the longest time between two of them since gaps are watched.
     last_new: Option<Time>,
-    pub(super) longest_gap: Duration,
+    longest_gap: Duration,
+}
+
+/// One session of a listener.
+pub(super) struct Home {
+    pub(super) id: HomeId,
+    pub(super) conn: ConnId,
+    /// Said when the connection is there.
+    hello: Option<Bytes>,
+    decoder: ControlDecoder,
 }
 
 /// What a datagram brought.
@@ -35,15 +46,23 @@ pub(super) struct Brought {
     pub(super) live: Option<u32>,
 }
 
+impl Home {
+    pub(super) fn new(id: HomeId, conn: ConnId, hello: Bytes) -> Self {
+        Self { id, conn, hello: Some(hello), decoder: ControlDecoder::default() }
+    }
+}
+
 impl Member {
-    pub(super) fn new(started: Instant) -> Self {
+    pub(super) fn new(started: Instant, now: Time, settings: ListenSettings) -> Self {
+        let mut listen = Listen::new(settings, now);
+        listen.set_playout(limits::PLAYOUT);
         Self {
             started,
-            decoder: ControlDecoder::default(),
-            reception: None,
+            listen,
+            homes: Vec::new(),
+            sessions: 0,
             joined: None,
             first_tick: None,
-            closed: None,
             timer: None,
             ticks: Ticks::default(),
             in_time: Ticks::default(),
@@ -53,18 +72,31 @@ impl Member {
         }
     }
 
-    pub(super) fn welcomed(&mut self, room: &Subscribed) {
-        let mut reception = Reception::new(Framing::Quic, room);
-        reception.set_playout(limits::PLAYOUT);
-        self.reception = Some(reception);
+    /// What is said on a session whose connection is there.
+    pub(super) fn hello(&mut self, home: HomeId) -> Option<Bytes> {
+        self.homes.iter_mut().find(|entry| entry.id == home)?.hello.take()
+    }
+
+    /// The control messages that these bytes of a session complete.
+    pub(super) fn messages(&mut self, home: HomeId, bytes: &[u8]) -> Vec<ServerMessage> {
+        let Some(home) = self.homes.iter_mut().find(|entry| entry.id == home) else {
+            return Vec::new();
+        };
+        home.decoder.push(bytes);
+        std::iter::from_fn(|| home.decoder.next_message().ok().flatten()).collect()
     }
 
     /// Takes a datagram that the kernel received at `received_ns` of its realtime clock.
-    pub(super) fn datagram(&mut self, now: Time, bytes: Bytes, received_ns: u64) -> Brought {
+    pub(super) fn datagram(
+        &mut self,
+        now: Time,
+        home: HomeId,
+        bytes: Bytes,
+        received_ns: u64,
+    ) -> Brought {
         let mut brought = Brought { newest: None, live: None };
-        let Some(reception) = self.reception.as_mut() else { return brought };
         let (ticks, in_time, clock) = (&mut self.ticks, &mut self.in_time, &mut self.clock);
-        reception.datagram(now, bytes, |record, replay| {
+        self.listen.datagram(now, home, bytes, |record, replay| {
             brought.newest = brought.newest.max(Some(record.number));
             ticks.mark(record.number);
             if clock.in_time(received_ns / 1_000, record.clock_us) {
@@ -83,9 +115,20 @@ impl Member {
         brought
     }
 
+    /// When the last new tick came.
+    pub(super) const fn last_new(&self) -> Option<Time> {
+        self.last_new
+    }
+
+    /// How often it went to another relay.
+    pub(super) const fn moves(&self) -> u64 {
+        let stats = self.listen.stats();
+        stats.moved_silent + stats.moved_lost + stats.moved_asked
+    }
+
     /// Beacons that said that the node's own feeds are silent.
     pub(super) fn starved(&self) -> u64 {
-        self.reception.as_ref().map_or(0, |reception| reception.stats().starved)
+        self.listen.reception().starved
     }
 
     /// The longest time without a new tick, the present one included.

@@ -3,28 +3,29 @@
 //! Each has its own handshake, session, token and receive window, and acknowledges what it gets. It
 //! does not decode; listeners that do are `stentor-client`'s.
 
+mod desk;
 mod figures;
 mod member;
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use stentor_client::patience::{PATIENCE, patient};
 use stentor_proto::Time;
+use stentor_proto::listen::ListenSettings;
 use stentor_proto::wire::{
-    ALPN, ClientMessage, FEATURES, Hello, Role, ServerMessage, VERSION, encode_control,
+    ALPN, Close, CloseCode, FEATURES, Framing, Hello, Role, ServerMessage, VERSION,
 };
 use stentor_relay::quic::config::{SharedKeys, TransportSettings, client_config_over, client_tls};
 use stentor_relay::quic::sys::{BindOptions, bind};
-use stentor_relay::quic::{ConnId, Driver, DriverSettings, Event};
+use stentor_relay::quic::{CloseReason, ConnId, Driver, DriverSettings, Event};
 
+use self::desk::{Desk, Door};
 pub use self::figures::{Count, Joins};
-use self::member::{Member, Ticks};
+use self::member::Member;
 
 /// Packets read from one socket in one turn.
 const PACKETS_PER_TURN: usize = 4_096;
@@ -50,6 +51,9 @@ pub struct CrowdPlan {
     pub sockets: usize,
     /// Handshakes under way at once.
     pub at_once: usize,
+    /// Whether a listener whose relay fails goes to another one, as `stentor listen` does; a listener
+    /// that does not is lost with its session.
+    pub rehomes: bool,
 }
 
 /// How a listener's client acknowledges.
@@ -62,21 +66,13 @@ pub enum Acks {
     Plain,
 }
 
-struct Desk {
-    driver: Driver,
-    members: Vec<Option<Member>>,
-    /// Who is to be looked at for a request, and when.
-    timers: BinaryHeap<Reverse<(Time, u32)>>,
-}
-
 /// A crowd of listeners.
 pub struct Crowd {
     plan: CrowdPlan,
     client: quinn_proto::ClientConfig,
     desks: Vec<Desk>,
     zero: Instant,
-    hellos: Vec<bytes::Bytes>,
-    hello: usize,
+    hellos: Vec<Hello>,
     newest: u32,
     wanted: usize,
     opened: usize,
@@ -87,45 +83,12 @@ pub struct Crowd {
     arrivals: Vec<(u32, u64)>,
     keep_arrivals: bool,
     datagrams: u64,
-    /// What those who left had counted.
-    done: Vec<Member>,
+    /// How long those who left had waited for the welcome and for their first tick.
+    done: Vec<(Option<Duration>, Option<Duration>)>,
 }
 
 /// One listener in so many notes when its ticks arrive.
 const SAMPLE: u32 = 10;
-
-impl Desk {
-    /// Sends the requests of those whose time has come.
-    fn repairs(&mut self, now: Instant, time: Time) {
-        while let Some(&Reverse((at, ix))) = self.timers.peek() {
-            if at > time {
-                return;
-            }
-            self.timers.pop();
-            if let Some(Some(member)) = self.members.get_mut(ix as usize)
-                && member.timer == Some(at)
-            {
-                member.timer = None;
-                self.repair(now, time, ConnId(ix));
-            }
-        }
-    }
-
-    /// Sends a listener's requests, and notes when it is to be looked at again.
-    fn repair(&mut self, now: Instant, time: Time, conn: ConnId) {
-        let Some(member) = self.members[conn.0 as usize].as_mut() else { return };
-        let Some(reception) = member.reception.as_mut() else { return };
-        while let Some(request) = reception.poll_request(time) {
-            self.driver.send_datagram(now, conn, request);
-        }
-        if let Some(at) = reception.poll_timeout()
-            && member.timer.is_none_or(|noted| at < noted)
-        {
-            member.timer = Some(at);
-            self.timers.push(Reverse((at, conn.0)));
-        }
-    }
-}
 
 impl Crowd {
     /// A crowd without listeners.
@@ -146,7 +109,7 @@ impl Crowd {
             let socket = bind((Ipv4Addr::LOCALHOST, 0).into(), BindOptions::default())?;
             let keys = SharedKeys::random()?;
             let driver = Driver::new(socket, DriverSettings::client(&keys), now)?;
-            desks.push(Desk { driver, members: Vec::new(), timers: BinaryHeap::new() });
+            desks.push(Desk::new(driver));
         }
         let hellos = match plan.tokens.as_slice() {
             [] => vec![hello(&plan.room, None)],
@@ -157,7 +120,6 @@ impl Crowd {
             desks,
             zero: now,
             hellos,
-            hello: 0,
             plan,
             newest: 0,
             wanted: 0,
@@ -214,7 +176,7 @@ impl Crowd {
         self.wanted = usize::MAX;
         while Instant::now() < until {
             self.turn()?;
-            self.leave_joined();
+            self.dismiss(|member| member.joined.is_some());
         }
         self.wanted = 0;
         if let Some(why) = self.failed.first() {
@@ -225,15 +187,7 @@ impl Crowd {
 
     /// Everyone leaves.
     pub fn leave(&mut self) {
-        let now = Instant::now();
-        for desk in &mut self.desks {
-            for ix in 0..desk.members.len() {
-                if desk.members[ix].is_some() {
-                    desk.driver.close(now, ConnId(ix as u32), 0, "goodbye");
-                }
-            }
-            desk.driver.flush(now);
-        }
+        self.dismiss(|_| true);
     }
 
     fn members(&self) -> impl Iterator<Item = &Member> {
@@ -241,17 +195,21 @@ impl Crowd {
     }
 
     fn turn(&mut self) -> Result<()> {
-        self.open()?;
+        self.open();
         let now = Instant::now();
         for desk in 0..self.desks.len() {
             self.desks[desk].driver.handle_timeouts(now);
-            self.desks[desk].repairs(now, Time::ZERO + (now - self.zero));
             loop {
                 let received = self.desks[desk].driver.receive(now, PACKETS_PER_TURN)?;
                 self.events(desk, now);
                 if received.drained {
                     break;
                 }
+            }
+            // After the input: a listener is not taken for silent by what waits to be read.
+            let time = self.time_at(now);
+            while let Some(ix) = self.desks[desk].next_due(time) {
+                self.act(desk, now, ix);
             }
             self.desks[desk].driver.flush(now);
             self.events(desk, now);
@@ -260,63 +218,74 @@ impl Crowd {
         Ok(())
     }
 
-    fn open(&mut self) -> Result<()> {
+    fn open(&mut self) {
         while self.under_way < self.plan.at_once && self.joined + self.under_way < self.wanted {
             let now = Instant::now();
             let at = self.opened % self.desks.len();
+            let settings = ListenSettings {
+                hello: self.hellos[self.opened % self.hellos.len()].clone(),
+                entries: vec![self.plan.address.to_string()],
+                framing: Framing::Quic,
+                repair: true,
+                seed: (u64::from(std::process::id()) << 32) | self.opened as u64,
+            };
             self.opened += 1;
-            let desk = &mut self.desks[at];
-            let (address, host) = (self.plan.address, self.plan.host.as_str());
-            let conn = desk.driver.connect(now, self.client.clone(), address, host);
-            let ix = conn.context("no connection can be opened")?.0 as usize;
-            if ix >= desk.members.len() {
-                desk.members.resize_with(ix + 1, || None);
-            }
-            desk.members[ix] = Some(Member::new(now));
             self.under_way += 1;
+            let member = Member::new(now, self.time_at(now), settings);
+            let ix = self.desks[at].seat(member);
+            self.act(at, now, ix);
         }
-        Ok(())
     }
 
     fn events(&mut self, at: usize, now: Instant) {
         while let Some(event) = self.desks[at].driver.poll_event() {
             match event {
                 Event::Connected { conn, .. } => {
-                    let hello = self.hellos[self.hello % self.hellos.len()].clone();
-                    self.hello += 1;
-                    // A session that cannot take its hello is closed, and counted then.
-                    let _ = self.desks[at].driver.send_control(conn, hello);
+                    let desk = &mut self.desks[at];
+                    let hello = desk.owner(conn).and_then(|(_, home, member)| member.hello(home));
+                    if let Some(hello) = hello {
+                        // A session that cannot take its hello is closed, and counted then.
+                        let _ = desk.driver.send_control(conn, hello);
+                    }
                 }
                 Event::Control { conn, bytes } => self.control(at, now, conn, &bytes),
                 Event::Datagram { conn, bytes, received_ns } => {
                     self.datagram(at, now, conn, bytes, received_ns);
                 }
-                Event::Closed { conn, reason } => self.closed(at, conn, &reason.to_string()),
+                Event::Closed { conn, reason } => self.closed(at, now, conn, &reason),
                 Event::ControlFinished { .. } | Event::Unblocked { .. } | Event::Foreign { .. } => {
                 }
             }
         }
     }
 
-    fn control(&mut self, at: usize, now: Instant, conn: ConnId, bytes: &[u8]) {
-        let Some(member) = self.desks[at].members[conn.0 as usize].as_mut() else { return };
-        member.decoder.push(bytes);
-        while let Ok(Some(message)) = member.decoder.next_message::<ServerMessage>() {
-            match message {
-                ServerMessage::Welcome(welcome) => {
-                    member.joined = Some(now - member.started);
-                    self.joined += 1;
-                    self.under_way -= 1;
-                    if let Some(room) = welcome.room {
-                        member.welcomed(&room);
-                    }
-                }
-                ServerMessage::Closing { name, reason, .. } => {
-                    member.closed = Some(format!("{name}: {reason}"));
-                }
-                _ => {}
-            }
+    /// Does what a listener's machine asks for.
+    fn act(&mut self, at: usize, now: Instant, ix: usize) {
+        let time = self.time_at(now);
+        let (client, host) = (&self.client, self.plan.host.as_str());
+        let door = Door { client, host, rehomes: self.plan.rehomes };
+        if let Some(close) = self.desks[at].act(now, time, ix, &door) {
+            self.fail(at, now, ix, format!("{}: {}", close.code.name(), close.reason));
         }
+    }
+
+    fn control(&mut self, at: usize, now: Instant, conn: ConnId, bytes: &[u8]) {
+        let time = self.time_at(now);
+        let Some((ix, home, member)) = self.desks[at].owner(conn) else { return };
+        for message in member.messages(home, bytes) {
+            if let ServerMessage::Closing { name, reason, .. } = &message
+                && !self.plan.rehomes
+            {
+                return self.fail(at, now, ix, format!("{name}: {reason}"));
+            }
+            member.listen.handle_message(time, home, message);
+        }
+        if member.joined.is_none() && member.listen.current().is_some() {
+            member.joined = Some(now - member.started);
+            self.joined += 1;
+            self.under_way -= 1;
+        }
+        self.act(at, now, ix);
     }
 
     fn datagram(
@@ -328,10 +297,9 @@ impl Crowd {
         received_ns: u64,
     ) {
         self.datagrams += 1;
-        let time = Time::ZERO + (now - self.zero);
-        let desk = &mut self.desks[at];
-        let Some(member) = desk.members[conn.0 as usize].as_mut() else { return };
-        let brought = member.datagram(time, bytes, received_ns);
+        let time = self.time_at(now);
+        let Some((ix, home, member)) = self.desks[at].owner(conn) else { return };
+        let brought = member.datagram(time, home, bytes, received_ns);
         if let Some(newest) = brought.newest {
             self.newest = self.newest.max(newest);
             member.first_tick.get_or_insert(now - member.started);
@@ -341,44 +309,58 @@ impl Crowd {
         {
             self.arrivals.push((number, received_ns));
         }
-        desk.repair(now, time, conn);
+        self.act(at, now, ix);
     }
 
-    fn closed(&mut self, at: usize, conn: ConnId, reason: &str) {
-        let Some(mut member) = self.desks[at].members[conn.0 as usize].take() else { return };
+    fn closed(&mut self, at: usize, now: Instant, conn: ConnId, reason: &CloseReason) {
+        let time = self.time_at(now);
+        let Some((ix, home, member)) = self.desks[at].owner(conn) else { return };
+        if !self.plan.rehomes {
+            return self.fail(at, now, ix, reason.to_string());
+        }
+        let code = reason.code.and_then(CloseCode::from_code);
+        let close = code.map(|code| Close::new(code, reason.text.clone()));
+        member.listen.handle_down(time, home, close);
+        self.desks[at].forget(conn);
+        self.act(at, now, ix);
+    }
+
+    /// A listener is outside for good.
+    fn fail(&mut self, at: usize, now: Instant, ix: usize, why: String) {
+        self.failed.push(why);
+        self.let_go(at, now, ix);
+    }
+
+    fn let_go(&mut self, at: usize, now: Instant, ix: usize) {
+        let Some(member) = self.desks[at].dismiss(now, ix) else { return };
         match member.joined {
             Some(_) => self.joined -= 1,
             None => self.under_way -= 1,
         }
-        if member.closed.as_deref() != Some(LEFT) {
-            self.failed.push(member.closed.take().unwrap_or_else(|| reason.to_owned()));
-        }
-        member.ticks = Ticks::default();
-        member.in_time = Ticks::default();
-        member.reception = None;
-        self.done.push(member);
+        self.done.push((member.joined, member.first_tick));
     }
 
-    fn leave_joined(&mut self) {
+    /// Lets those go who are told to.
+    fn dismiss(&mut self, who: impl Fn(&Member) -> bool) {
         let now = Instant::now();
-        for desk in &mut self.desks {
-            for ix in 0..desk.members.len() {
-                let joined = |member: &&mut Member| member.joined.is_some();
-                if let Some(member) = desk.members[ix].as_mut().filter(joined) {
-                    member.closed = Some(LEFT.into());
-                    desk.driver.close(now, ConnId(ix as u32), 0, "goodbye");
+        for at in 0..self.desks.len() {
+            for ix in 0..self.desks[at].members.len() {
+                if self.desks[at].members[ix].as_ref().is_some_and(&who) {
+                    self.let_go(at, now, ix);
                 }
             }
-            desk.driver.flush(now);
-        }
-        for at in 0..self.desks.len() {
+            self.desks[at].driver.flush(now);
             self.events(at, now);
         }
     }
+
+    fn time_at(&self, now: Instant) -> Time {
+        Time::ZERO + now.saturating_duration_since(self.zero)
+    }
 }
 
-fn hello(room: &str, token: Option<&String>) -> bytes::Bytes {
-    encode_control(&ClientMessage::Hello(Hello {
+fn hello(room: &str, token: Option<&String>) -> Hello {
+    Hello {
         version: VERSION,
         features: FEATURES.map(str::to_owned).to_vec(),
         role: Role::Listener,
@@ -390,8 +372,5 @@ fn hello(room: &str, token: Option<&String>) -> bytes::Bytes {
         last: None,
         pass: None,
         relay: None,
-    }))
+    }
 }
-
-/// Why a listener is gone that left by itself.
-const LEFT: &str = "left";

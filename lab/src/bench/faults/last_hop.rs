@@ -114,11 +114,10 @@ fn lossy(options: &FaultsOptions, name: &str, way: Way, apart: bool) -> Result<R
 /// A row about the first of these, with the last as those whom the fault does not touch.
 fn row(heard: &[Heard]) -> Row {
     let (own, elsewhere) = (&heard[0], &heard[heard.len() - 1]);
-    let inside = own.listeners.saturating_sub(own.ended);
     let mut row = Row {
         listeners: heard.iter().map(|heard| heard.listeners).sum(),
         affected: own.listeners,
-        returned_percent: 100.0 * inside as f64 / own.listeners.max(1) as f64,
+        returned_percent: own.returned_percent(),
         gaps_ms: own.gaps_ms.clone(),
         missing_after_replay: own.lost(),
         lost_elsewhere: elsewhere.lost(),
@@ -157,7 +156,7 @@ pub(super) fn bottleneck_64k(options: &FaultsOptions, name: &str) -> Result<Row>
     row.note("queue_full", counts.queue_full);
     row.note("listeners_plain", variants[0]);
     row.note("asleep_listeners", heard[2].listeners);
-    row.note("asleep_sessions_ended", heard[2].ended);
+    row.note("asleep_moves", heard[2].moves);
     row.note("asleep_ticks_missing", heard[2].lost());
     row.note("skipped_stale", skipped);
     pair.scene.end()?;
@@ -183,7 +182,7 @@ pub(super) fn rebind(options: &FaultsOptions, name: &str) -> Result<Row> {
     row.fired = counts.rebound == few as u64;
     row.lost_elsewhere += heard[1].lost();
     row.control_missing_percent = heard[1].missing_percent();
-    row.note("sessions_ended", heard[0].ended);
+    row.note("moves", heard[0].moves);
     pair.scene.end()?;
     Ok(row)
 }

@@ -2,6 +2,7 @@
 
 mod chart;
 mod last_hop;
+mod own_relay;
 mod relays;
 mod scene;
 mod uplink;
@@ -51,6 +52,10 @@ const ROWS: &[(&str, Measure)] = &[
     ("rebind", last_hop::rebind),
     ("uplink_loss_5", uplink::loss_5),
     ("loss_hops_2", relays::loss_hops_2),
+    ("kill_own_relay", own_relay::kill),
+    ("stop_own_relay", own_relay::stop),
+    ("blackhole_own_relay", own_relay::black_hole),
+    ("drain", own_relay::drain),
     ("kill_other_relay", relays::kill_other),
     ("stop_other_relay", relays::stop_other),
     ("starve_level", relays::starve_level),

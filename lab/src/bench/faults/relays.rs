@@ -77,7 +77,7 @@ impl Diamond {
         let mut gaps: Vec<f64> = heard.iter().flat_map(|heard| heard.gaps_ms.clone()).collect();
         row.note("relays_lost", lost);
         row.note("gap_elsewhere_ms_max", quantile(&mut gaps, 1.0));
-        row.note("sessions_ended", heard.iter().map(|heard| heard.ended).sum::<usize>());
+        row.note("moves", heard.iter().map(|heard| heard.moves).sum::<u64>());
         self.scene.end()?;
         Ok(row)
     }
@@ -138,21 +138,22 @@ pub(super) fn starve_level(_: &FaultsOptions, name: &str) -> Result<Row> {
     let heard = stands.into_iter().map(Stand::finish).collect::<Result<Vec<_>>>()?;
     let listeners: usize = heard.iter().map(|heard| heard.listeners).sum();
     let starved: usize = heard.iter().map(|heard| heard.starved).sum();
-    let ended: usize = heard.iter().map(|heard| heard.ended).sum();
+    let served: usize = heard.iter().map(|heard| heard.served).sum();
+    let moves: u64 = heard.iter().map(|heard| heard.moves).sum();
     let silence = (STOPPED - Duration::from_millis(500)).as_secs_f64() * 1_000.0;
     let gaps = heard.iter().flat_map(|heard| heard.gaps_ms.clone());
     let mut row = Row {
         listeners,
         affected: listeners,
         fired: starved == listeners,
-        returned_percent: 100.0 * (listeners - ended) as f64 / listeners.max(1) as f64,
+        returned_percent: 100.0 * served as f64 / listeners.max(1) as f64,
         // From the origin's return to the first new tick.
         gaps_ms: gaps.map(|gap| (gap - silence).max(0.0)).collect(),
         missing_after_replay: heard.iter().map(Heard::lost).sum(),
         ..Row::default()
     };
     row.note("starved_listeners", starved);
-    row.note("reconnects", uplinks + joins);
+    row.note("reconnects", uplinks + joins + moves as f64);
     row.note("ticks_after_return", heard.first().map_or(0, |heard| heard.ticks));
     row.note("seconds_after_return", after.as_secs_f64());
     scene.end()?;
@@ -232,7 +233,7 @@ impl Interval {
     }
 }
 
-fn stand(scene: &Scene, address: SocketAddr, listeners: usize) -> Result<Stand> {
+pub(super) fn stand(scene: &Scene, address: SocketAddr, listeners: usize) -> Result<Stand> {
     Stand::start(&scene.bed, Place { address, listeners, apart: false })
 }
 
@@ -243,7 +244,7 @@ fn parents_up(relay: &Node) -> Result<usize> {
     Ok(parents.iter().filter(|parent| parent["up"] == true).count())
 }
 
-fn wait(mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(super) fn wait(mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(20);
     while !done()? {
         if Instant::now() > until {

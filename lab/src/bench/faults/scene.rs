@@ -19,6 +19,8 @@ const ROOMS: &str = "[[rooms]]\nname = \"faults\"\npublic = true\n";
 const JOIN_WITHIN: Duration = Duration::from_secs(30);
 /// What is late is waited for, so that late and lost are told apart.
 const TAIL: Duration = Duration::from_secs(1);
+/// Who heard nothing new for this long at the end of a watch has not returned.
+const SERVED: Duration = Duration::from_millis(500);
 /// A stand looks this often whether it is to do something else.
 const LOOK: Duration = Duration::from_millis(10);
 /// Ticks of a batch: loss comes in clusters, and batches of a second are nearly independent.
@@ -105,8 +107,10 @@ pub(super) struct Heard {
     pub(super) batches: Vec<f64>,
     /// The longest time that each listener was without a new tick.
     pub(super) gaps_ms: Vec<f64>,
-    /// Sessions that ended.
-    pub(super) ended: usize,
+    /// Listeners who heard something new within the last half second of the watch.
+    pub(super) served: usize,
+    /// Times that one of them went to another relay.
+    pub(super) moves: u64,
     /// Listeners who were told that their node itself hears nothing.
     pub(super) starved: usize,
 }
@@ -115,6 +119,11 @@ impl Heard {
     /// Listener-ticks that there should be.
     pub(super) fn expected(&self) -> u64 {
         u64::from(self.ticks) * self.listeners as u64
+    }
+
+    /// How many heard the room at the end, in percent.
+    pub(super) fn returned_percent(&self) -> f64 {
+        100.0 * self.served as f64 / self.listeners.max(1) as f64
     }
 
     /// Listener-ticks that never came.
@@ -141,6 +150,7 @@ impl Stand {
             acks: Acks::Patient,
             sockets: if place.apart { place.listeners } else { 8.min(place.listeners) },
             at_once: 64,
+            rehomes: true,
         };
         let (order, joined) = (Arc::new(AtomicU8::new(LISTEN)), Arc::new(AtomicBool::new(false)));
         let (orders, inside) = (order.clone(), joined.clone());
@@ -187,7 +197,7 @@ fn follow(crowd: &mut Crowd, orders: &AtomicU8) -> Result<Heard> {
     loop {
         match orders.load(Ordering::Acquire) {
             WATCH if watching.is_none() => {
-                watching = Some((crowd.newest(), crowd.joined(), crowd.lost().len()));
+                watching = Some((crowd.newest(), crowd.joined(), crowd.moves()));
                 crowd.watch_gaps();
             }
             SLEEP => {
@@ -199,9 +209,9 @@ fn follow(crowd: &mut Crowd, orders: &AtomicU8) -> Result<Heard> {
         }
         crowd.listen(LOOK)?;
     }
-    let (after, listeners, lost) = watching.context("a stand ends after it has watched")?;
+    let (after, listeners, moves) = watching.context("a stand ends after it has watched")?;
     let last = crowd.newest();
-    let gaps_ms = crowd.gaps_ms();
+    let (gaps_ms, served) = (crowd.gaps_ms(), crowd.served(SERVED));
     crowd.listen(TAIL)?;
     let batch = |from: u32| {
         let due = f64::from(BATCH) * listeners as f64;
@@ -215,7 +225,8 @@ fn follow(crowd: &mut Crowd, orders: &AtomicU8) -> Result<Heard> {
         in_time: crowd.in_time(after, last),
         batches: (0..whole).map(|n| batch(after + n * BATCH)).collect(),
         gaps_ms,
-        ended: crowd.lost().len() - lost,
+        served,
+        moves: crowd.moves() - moves,
         starved: crowd.starved(),
     })
 }
