@@ -206,8 +206,8 @@ impl Window {
         self.feeds[feed].counts()
     }
 
-    /// Says how old a tick is when it is played: what would come later is not asked for. A window
-    /// asks for everything within [`limits::REPAIR_DEADLINE`] until it is told.
+    /// Says how old a tick is when it is played: what would come later is not asked for, once it is
+    /// known how long answers take.
     pub fn set_playout(&mut self, playout: Duration) {
         self.playout = playout.min(limits::REPAIR_DEADLINE);
     }
@@ -424,7 +424,7 @@ impl Window {
         // A tick that every parent waits for itself stays unasked until the deadline; so does one
         // whose answer would come too late.
         let silent = self.feeds.iter().all(|f| !f.counts() || f.waits_for(number));
-        let late = ask + self.answer.unwrap_or_default() > missing.since + self.playout;
+        let late = self.answer.is_some_and(|took| ask + took > missing.since + self.playout);
         Some(if silent || late { lost } else { ask })
     }
 
