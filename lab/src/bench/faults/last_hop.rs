@@ -102,7 +102,7 @@ fn lossy(options: &FaultsOptions, name: &str, way: Way, apart: bool) -> Result<R
     row.fired = after.lost > before.lost;
     row.control_missing_percent = heard[1].missing_percent();
     row.note("lost_packets", after.lost - before.lost);
-    row.note("control_listener_ticks", heard[1].expected());
+    row.note("control_listener_ticks", heard[1].expected);
     row.note("repaired", repaired);
     row.note("listeners_plain", variants[0]);
     row.note("listeners_previous", variants[1]);
@@ -124,7 +124,7 @@ fn row(heard: &[Heard]) -> Row {
         missing_percent: own.missing_percent(),
         ..Row::default()
     };
-    row.note("listener_ticks", own.expected());
+    row.note("listener_ticks", own.expected);
     row
 }
 

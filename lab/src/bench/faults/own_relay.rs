@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::relays::stand;
-use super::scene::{Heard, Place, Scene, Stand, joined};
+use super::scene::{Heard, Scene, Stand, finish_all, joined};
 use super::{FaultsOptions, Row};
 use crate::bed::RelayPlan;
 use crate::nodes::{Node, signal};
@@ -14,8 +14,9 @@ use crate::shaper::{Path, Shaper};
 
 /// The relay that fails.
 const VICTIM: &str = "victim";
-/// Listeners on it.
-const LISTENERS: usize = 500;
+/// Listeners on it, in two stands: one thread would take as long as all of them for the handshakes
+/// that in the world each does alone.
+const LISTENERS: [usize; 2] = [250, 250];
 /// Listeners on each of its siblings.
 const ELSEWHERE: usize = 50;
 /// After the joins: everyone has been told of the siblings, and every path has shown its jitter.
@@ -31,7 +32,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 struct Siblings {
     scene: Scene,
     path: Shaper,
-    own: Stand,
+    own: Vec<Stand>,
     elsewhere: Vec<Stand>,
     lost: f64,
 }
@@ -42,15 +43,14 @@ impl Siblings {
         let scene = Scene::start(name, &plans)?;
         let relays = &scene.bed.relays;
         let path = Shaper::start(relays[0].address, Path::default(), options.seed)?;
-        let place = Place { address: path.address(), listeners: LISTENERS, apart: false };
-        let own = Stand::start(&scene.bed, place)?;
+        let own = LISTENERS.map(|listeners| stand(&scene, path.address(), listeners));
+        let own = own.into_iter().collect::<Result<Vec<_>>>()?;
         let elsewhere = relays[1..].iter().map(|relay| stand(&scene, relay.address, ELSEWHERE));
         let elsewhere = elsewhere.collect::<Result<Vec<_>>>()?;
-        joined(&elsewhere.iter().chain([&own]).collect::<Vec<_>>())?;
+        joined(&elsewhere.iter().chain(&own).collect::<Vec<_>>())?;
         sleep(SETTLE);
         let lost = scene.relays_sum("ticks_lost", &[VICTIM])?;
-        own.watch();
-        elsewhere.iter().for_each(Stand::watch);
+        own.iter().chain(&elsewhere).for_each(Stand::watch);
         sleep(BEFORE);
         Ok(Self { scene, path, own, elsewhere, lost })
     }
@@ -61,26 +61,23 @@ impl Siblings {
 
     fn finish(self, fired: bool) -> Result<Row> {
         let lost = self.scene.relays_sum("ticks_lost", &[VICTIM])? - self.lost;
-        let own = self.own.finish()?;
-        let elsewhere =
-            self.elsewhere.into_iter().map(Stand::finish).collect::<Result<Vec<_>>>()?;
-        let others: usize = elsewhere.iter().map(|heard| heard.listeners).sum();
+        let own = Heard::sum(finish_all(self.own)?);
+        let elsewhere = Heard::sum(finish_all(self.elsewhere)?);
         let mut row = Row {
-            listeners: own.listeners + others,
+            listeners: own.listeners + elsewhere.listeners,
             affected: own.listeners,
             fired: fired && own.moves > 0,
             returned_percent: own.returned_percent(),
             gaps_ms: own.gaps_ms.clone(),
             missing_after_replay: own.lost(),
-            lost_elsewhere: lost as u64 + elsewhere.iter().map(Heard::lost).sum::<u64>(),
+            lost_elsewhere: lost as u64 + elsewhere.lost(),
             missing_percent: own.missing_percent(),
             // Nobody else is without sound: what the same seconds are without the fault.
-            control_missing_percent: elsewhere.iter().map(Heard::missing_percent).sum::<f64>()
-                / elsewhere.len().max(1) as f64,
+            control_missing_percent: elsewhere.missing_percent(),
             ..Row::default()
         };
         row.note("moves", own.moves);
-        row.note("moves_elsewhere", elsewhere.iter().map(|heard| heard.moves).sum::<u64>());
+        row.note("moves_elsewhere", elsewhere.moves);
         self.scene.end()?;
         Ok(row)
     }

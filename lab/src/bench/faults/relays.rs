@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::scene::{Heard, Place, Scene, Stand, joined};
+use super::scene::{Heard, Place, Scene, Stand, finish_all, joined};
 use super::{FaultsOptions, Row, SETTLE};
 use crate::bed::RelayPlan;
 use crate::nodes::{Node, free_ports};
@@ -66,18 +66,18 @@ impl Diamond {
     /// Ends the row: nothing may be lost at any relay but the victim, nor by anyone.
     fn finish(self, lost_before: f64, fired: bool) -> Result<Row> {
         let lost = self.scene.relays_sum("ticks_lost", &[VICTIM])? - lost_before;
-        let heard = self.stands.into_iter().map(Stand::finish).collect::<Result<Vec<_>>>()?;
+        let heard = Heard::sum(finish_all(self.stands)?);
         let mut row = Row {
-            listeners: heard.iter().map(|heard| heard.listeners).sum(),
+            listeners: heard.listeners,
             fired,
             returned_percent: 100.0,
-            lost_elsewhere: lost as u64 + heard.iter().map(Heard::lost).sum::<u64>(),
+            lost_elsewhere: lost as u64 + heard.lost(),
             ..Row::default()
         };
-        let mut gaps: Vec<f64> = heard.iter().flat_map(|heard| heard.gaps_ms.clone()).collect();
+        let mut gaps = heard.gaps_ms.clone();
         row.note("relays_lost", lost);
         row.note("gap_elsewhere_ms_max", quantile(&mut gaps, 1.0));
-        row.note("moves", heard.iter().map(|heard| heard.moves).sum::<u64>());
+        row.note("moves", heard.moves);
         self.scene.end()?;
         Ok(row)
     }
@@ -135,26 +135,22 @@ pub(super) fn starve_level(_: &FaultsOptions, name: &str) -> Result<Row> {
     let after = stopped.elapsed();
     let uplinks = scene.metrics_sum("stentor_uplinks_total", &[])? - uplinks;
     let joins = scene.metrics_sum("stentor_joins_total", &[])? - joins;
-    let heard = stands.into_iter().map(Stand::finish).collect::<Result<Vec<_>>>()?;
-    let listeners: usize = heard.iter().map(|heard| heard.listeners).sum();
-    let starved: usize = heard.iter().map(|heard| heard.starved).sum();
-    let served: usize = heard.iter().map(|heard| heard.served).sum();
-    let moves: u64 = heard.iter().map(|heard| heard.moves).sum();
+    let heard = Heard::sum(finish_all(stands)?);
+    let listeners = heard.listeners;
     let silence = (STOPPED - Duration::from_millis(500)).as_secs_f64() * 1_000.0;
-    let gaps = heard.iter().flat_map(|heard| heard.gaps_ms.clone());
     let mut row = Row {
         listeners,
         affected: listeners,
-        fired: starved == listeners,
-        returned_percent: 100.0 * served as f64 / listeners.max(1) as f64,
+        fired: heard.starved == listeners,
+        returned_percent: heard.returned_percent(),
         // From the origin's return to the first new tick.
-        gaps_ms: gaps.map(|gap| (gap - silence).max(0.0)).collect(),
-        missing_after_replay: heard.iter().map(Heard::lost).sum(),
+        gaps_ms: heard.gaps_ms.iter().map(|gap| (gap - silence).max(0.0)).collect(),
+        missing_after_replay: heard.lost(),
         ..Row::default()
     };
-    row.note("starved_listeners", starved);
-    row.note("reconnects", uplinks + joins + moves as f64);
-    row.note("ticks_after_return", heard.first().map_or(0, |heard| heard.ticks));
+    row.note("starved_listeners", heard.starved);
+    row.note("reconnects", uplinks + joins + heard.moves as f64);
+    row.note("ticks_after_return", heard.ticks);
     row.note("seconds_after_return", after.as_secs_f64());
     scene.end()?;
     Ok(row)

@@ -97,8 +97,10 @@ const END: u8 = 3;
 pub(super) struct Heard {
     /// Listeners who were there when it began to watch.
     pub(super) listeners: usize,
-    /// Ticks that each of them should have.
+    /// Ticks that each of them should have; of several stands, those of the first.
     pub(super) ticks: u32,
+    /// Listener-ticks that there should be.
+    pub(super) expected: u64,
     /// Listener-ticks that came, sooner or later.
     pub(super) arrived: u64,
     /// Listener-ticks that came by their playout.
@@ -116,9 +118,21 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// Listener-ticks that there should be.
-    pub(super) fn expected(&self) -> u64 {
-        u64::from(self.ticks) * self.listeners as u64
+    /// What several stands heard.
+    pub(super) fn sum(stands: Vec<Self>) -> Self {
+        let add = |mut sum: Self, other: Self| {
+            sum.listeners += other.listeners;
+            sum.expected += other.expected;
+            sum.arrived += other.arrived;
+            sum.in_time += other.in_time;
+            sum.batches.extend(other.batches);
+            sum.gaps_ms.extend(other.gaps_ms);
+            sum.served += other.served;
+            sum.moves += other.moves;
+            sum.starved += other.starved;
+            sum
+        };
+        stands.into_iter().reduce(add).unwrap_or_default()
     }
 
     /// How many heard the room at the end, in percent.
@@ -128,13 +142,13 @@ impl Heard {
 
     /// Listener-ticks that never came.
     pub(super) fn lost(&self) -> u64 {
-        self.expected().saturating_sub(self.arrived)
+        self.expected.saturating_sub(self.arrived)
     }
 
     /// Listener-ticks that were not there by their playout, in percent.
     pub(super) fn missing_percent(&self) -> f64 {
-        let missing = self.expected().saturating_sub(self.in_time) as f64;
-        100.0 * missing / self.expected().max(1) as f64
+        let missing = self.expected.saturating_sub(self.in_time) as f64;
+        100.0 * missing / self.expected.max(1) as f64
     }
 }
 
@@ -180,6 +194,13 @@ impl Stand {
     }
 }
 
+/// What each of several stands heard.
+pub(super) fn finish_all(stands: Vec<Stand>) -> Result<Vec<Heard>> {
+    // All at once, so that none of them goes on counting while another one waits for what is late.
+    stands.iter().for_each(|stand| stand.order.store(END, Ordering::Release));
+    stands.into_iter().map(Stand::finish).collect()
+}
+
 /// Waits until everyone of every stand is inside.
 pub(super) fn joined(stands: &[&Stand]) -> Result<()> {
     let until = Instant::now() + JOIN_WITHIN;
@@ -221,6 +242,7 @@ fn follow(crowd: &mut Crowd, orders: &AtomicU8) -> Result<Heard> {
     Ok(Heard {
         listeners,
         ticks: last.saturating_sub(after),
+        expected: u64::from(last.saturating_sub(after)) * listeners as u64,
         arrived: crowd.distinct(after, last),
         in_time: crowd.in_time(after, last),
         batches: (0..whole).map(|n| batch(after + n * BATCH)).collect(),
