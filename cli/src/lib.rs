@@ -30,6 +30,7 @@ Examples:
   stentor token --dev --room hall --role speaker --identity ann
       a token for whoever speaks from elsewhere
   stentor bench fanout --json > fanout.json
+  stentor bench faults --only loss_5,burst_5
       what a relay costs beside the floor
 
 Exit codes: 0 success, 1 failure at run time, 2 wrong usage, 78 wrong configuration.";
@@ -76,6 +77,7 @@ impl Cli {
             Command::Token(args) => token::run(args),
             Command::Relay(command) => relay::run(command),
             Command::Bench(bench::Bench::Fanout(args)) => bench::fanout(args),
+            Command::Bench(bench::Bench::Faults(args)) => bench::faults(args),
         }
     }
 }
@@ -102,6 +104,7 @@ mod tests {
             &["token"],
             &["relay", "drain"],
             &["bench", "fanout"],
+            &["bench", "faults"],
         ] {
             let mut command = &mut cli;
             for word in words {

@@ -134,6 +134,11 @@ impl Listener {
         let mut playout = tokio::time::interval(limits::TICK);
         playout.set_missed_tick_behavior(MissedTickBehavior::Burst);
         loop {
+            // Who does not decode plays nothing, and takes what comes within the room's deadline.
+            self.listen.set_playout(match self.settings.decode {
+                true => self.mixer.delay(),
+                false => limits::REPAIR_DEADLINE,
+            });
             self.act(ear)?;
             let due = self.listen.poll_timeout().map(|at| self.instant(at));
             let due_at = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));

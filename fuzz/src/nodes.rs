@@ -122,6 +122,8 @@ pub fn shard(data: &[u8]) {
         open_relays: true,
         unix_us_at_zero: 1_700_000_000_000_000,
         seed: 1,
+        redundancy: true,
+        repair: true,
     };
     let node = NodeShard::new(settings, Verifier::default(), now);
     let (open, closing, keys) = (BTreeSet::new(), BTreeSet::new(), Vec::new());

@@ -1,5 +1,6 @@
 //! A test bed: an origin, relays and speakers on loopback, under one development directory.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,6 +46,33 @@ pub struct RelayPlan {
     pub capacity: u32,
     /// Whether it notes each tick.
     pub events: bool,
+    /// Its UDP and its admin port; free ones if absent.
+    pub ports: Option<(SocketAddr, SocketAddr)>,
+    /// Where others reach it, if that is not its own address.
+    pub advertise: Option<SocketAddr>,
+    /// Where it finds the origin, if not at the origin's own address.
+    pub origin: Option<SocketAddr>,
+    /// Whether it protects its listeners' last hop by redundancy and repair.
+    pub protects: bool,
+}
+
+impl RelayPlan {
+    /// A relay of one shard on no core in particular.
+    #[must_use]
+    pub fn new(name: &str, level: u8) -> Self {
+        Self {
+            name: name.into(),
+            level,
+            core: None,
+            shards: 1,
+            capacity: 10_000,
+            events: false,
+            ports: None,
+            advertise: None,
+            origin: None,
+            protects: true,
+        }
+    }
 }
 
 impl Bed {
@@ -65,6 +93,7 @@ impl Bed {
         let plan = Plan {
             binary: "stentor-origin",
             name: "origin".into(),
+            ports: None,
             args,
             core,
             dir: dir.path().to_owned(),
@@ -80,7 +109,8 @@ impl Bed {
     /// When the binary is missing.
     pub fn add_relay(&mut self, relay: &RelayPlan) -> Result<()> {
         let mut args = dev_args(self.dev.path());
-        args.push(format!("--origin={}", self.origin.address));
+        let origin = relay.origin.unwrap_or(self.origin.address);
+        args.push(format!("--origin={origin}"));
         args.push(format!("--id={}", relay.name));
         args.push(format!("--level={}", relay.level));
         args.push(format!("--shards={}", relay.shards));
@@ -88,9 +118,19 @@ impl Bed {
         if relay.events {
             args.push(format!("--events={}", self.events(&relay.name).display()));
         }
+        if let Some(advertise) = relay.advertise {
+            args.push(format!("--advertise={advertise}"));
+        }
+        if !relay.protects {
+            let config = self.dir.path().join(format!("{}.toml", relay.name));
+            std::fs::write(&config, "redundancy = false\nrepair = false\n")
+                .with_context(|| config.display().to_string())?;
+            args.push(format!("--config={}", config.display()));
+        }
         let plan = Plan {
             binary: "stentor-relay",
             name: relay.name.clone(),
+            ports: relay.ports,
             args,
             core: relay.core,
             dir: self.dir.path().to_owned(),

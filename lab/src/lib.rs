@@ -12,3 +12,4 @@ pub mod floor;
 pub mod hears;
 pub mod nodes;
 pub mod report;
+pub mod shaper;

@@ -36,6 +36,8 @@ pub struct Plan {
     pub binary: &'static str,
     /// The node's name.
     pub name: String,
+    /// The UDP and the admin port; free ones if absent.
+    pub ports: Option<(SocketAddr, SocketAddr)>,
     /// Further arguments.
     pub args: Vec<String>,
     /// The core to run on, if any.
@@ -51,7 +53,7 @@ impl Node {
     /// # Errors
     /// When the binary is not there or no port is free.
     pub fn start(plan: &Plan) -> Result<Self> {
-        let (address, admin) = free_ports()?;
+        let (address, admin) = plan.ports.map_or_else(free_ports, Ok)?;
         let binary = binary(plan.binary)?;
         let log = plan.dir.join(format!("{}.log", plan.name));
         let out = std::fs::File::create(&log).with_context(|| log.display().to_string())?;
@@ -181,6 +183,30 @@ impl Node {
         Ok(())
     }
 
+    /// Stops the process where it is, or lets it go on.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn stop(&self, stop: bool) -> Result<()> {
+        signal(self.pid(), if stop { "STOP" } else { "CONT" })
+    }
+
+    /// Whether the process stands still.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        // The state follows the program's name, which may hold anything.
+        stat.is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T")))
+    }
+
+    /// Whether the process has ended.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// The end of the node's log, for an error message.
     #[must_use]
     pub fn log_end(&self) -> String {
@@ -196,6 +222,18 @@ impl Drop for Node {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends a signal to a process that this program started.
+///
+/// # Errors
+/// When the process is gone.
+pub fn signal(pid: u32, name: &str) -> Result<()> {
+    let status = Command::new("kill").args(["-s", name, &pid.to_string()]).status()?;
+    if !status.success() {
+        bail!("cannot send {name} to process {pid}");
+    }
+    Ok(())
 }
 
 /// Whether a variable of the environment is a setting of the project's programs: a node of a bed
@@ -238,8 +276,11 @@ fn binary(name: &str) -> Result<PathBuf> {
     })
 }
 
-/// A UDP and a TCP port that are free at this moment.
-fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
+/// A UDP and a TCP port of the loopback address that are free at this moment.
+///
+/// # Errors
+/// When there are none.
+pub fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
     let any = (Ipv4Addr::LOCALHOST, 0);
     let (udp, tcp) = (UdpSocket::bind(any)?, TcpListener::bind(any)?);
     Ok((udp.local_addr()?, tcp.local_addr()?))

@@ -200,6 +200,22 @@ pub const REPLAY_TICKS: u32 = 50;
 
 const _: () = assert!(RING_TICKS.is_power_of_two() && RING_TICKS >= REPLAY_TICKS as usize);
 
+/// New packets that a sample of a path needs to count: 200 ms of a room that speaks.
+pub const PATH_PACKETS: u64 = 10;
+/// Loss from which a session is sent the previous tick, too (per mille): at 1 % a listener misses a
+/// tick every two seconds.
+pub const LOSS_PREVIOUS_PERMILLE: u32 = 10;
+/// Loss from which a session is sent t−1 and t−3 (per mille): at 3 % every thousandth tick is lost
+/// together with the one that repeats it.
+pub const LOSS_SPREAD_PERMILLE: u32 = 30;
+/// Redundancy is taken back by one step after this long with half the loss that called for it.
+pub const CLEAN_HOLD: Duration = Duration::from_secs(10);
+/// A round trip this far above that of the idle path is a queue, or half as much again where that
+/// is more: several times what a busy receiver's delay varies by.
+pub const QUEUE_STEP: Duration = Duration::from_millis(30);
+/// No more redundancy within this after a queue was seen.
+pub const QUEUE_HOLD: Duration = Duration::from_secs(10);
+
 // --- Re-homing -------------------------------------------------------------------------------
 
 /// Alternates that one listener is told.

@@ -1,8 +1,10 @@
 //! The shard's machine, driven by hand.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use stentor_proto::fanout::SessionIx;
+use stentor_proto::fanout::{PathSample, SessionIx};
 use stentor_proto::node::{
     Fanout, NodeShard, ShardEffect, ShardSettings, Tick, ToControl, ToShard,
 };
@@ -54,7 +56,11 @@ fn listener() -> Hello {
 
 impl Bench {
     fn new() -> Self {
-        let settings = ShardSettings {
+        Self::with_settings(|_| {})
+    }
+
+    fn with_settings(change: impl FnOnce(&mut ShardSettings)) -> Self {
+        let mut settings = ShardSettings {
             name: "r".into(),
             shards: 1,
             pass_key: None,
@@ -65,7 +71,10 @@ impl Bench {
             open_relays: true,
             unix_us_at_zero: 1_700_000_000_000_000,
             seed: 7,
+            redundancy: true,
+            repair: true,
         };
+        change(&mut settings);
         let now = Time::from_millis(1_000);
         Self { shard: NodeShard::new(settings, Verifier::default(), now), now }
     }
@@ -216,6 +225,64 @@ fn repair_is_answered_from_the_ring_within_a_budget() {
     let hostile: usize = (0..100).map(|_| bench.repair(0, 1, u32::MAX).len()).sum();
     assert!(hostile <= limits::REPAIRS_PER_S as usize, "no amplification: {hostile}");
     assert!(bench.shard.stats().drop_repair_budget > 0);
+}
+
+/// What a path shows that has lost `lost` of `sent` packets.
+fn path(sent: u64, lost: u64) -> PathSample {
+    let rtt = Duration::from_millis(40);
+    PathSample { sent, lost, rtt, min_rtt: rtt }
+}
+
+/// Which ticks a session is sent in one datagram.
+fn sent_with(ticks: &[(u32, Bytes)], ix: u32) -> Vec<u32> {
+    let (_, bytes) = ticks.iter().find(|(to, _)| *to == ix).unwrap();
+    numbers(&ShardEffect::SendDatagram { session: SessionIx(ix), bytes: bytes.clone() })
+}
+
+#[test]
+fn redundancy_follows_each_sessions_own_loss() {
+    let mut bench = Bench::with_room();
+    bench.open(0, listener());
+    bench.open(1, listener());
+    for number in 1..=4 {
+        bench.tick(number);
+    }
+    bench.shard.handle_path(bench.now, SessionIx(0), path(50, 0));
+    bench.shard.handle_path(bench.now, SessionIx(1), path(50, 5));
+    bench.shard.handle_path(bench.now, SessionIx(7), path(50, 5));
+    let ticks = bench.tick(5);
+    assert_eq!((sent_with(&ticks, 0), sent_with(&ticks, 1)), (vec![5], vec![5, 4, 2]));
+    assert_eq!(bench.shard.listeners_by_variant(), [1, 0, 1]);
+    assert_eq!(bench.shard.stats().variant_up, 1);
+    // Its place in the lists is true: it leaves, and the others go on.
+    bench.shard.handle_closed(bench.now, SessionIx(1));
+    assert_eq!(bench.tick(6).len(), 1);
+}
+
+#[test]
+fn a_room_without_room_for_redundancy_sends_none() {
+    let mut bench = Bench::new();
+    let music = Subscribed { redundancy: 0, ..room(1, "hall") };
+    bench.shard.handle_message(bench.now, ToShard::RoomUp(music));
+    bench.open(0, listener());
+    bench.tick(1);
+    bench.shard.handle_path(bench.now, SessionIx(0), path(50, 5));
+    assert_eq!(sent_with(&bench.tick(2), 0), [2]);
+}
+
+#[test]
+fn an_operator_may_switch_redundancy_and_repair_off() {
+    let mut bench = Bench::with_settings(|settings| {
+        settings.redundancy = false;
+        settings.repair = false;
+    });
+    bench.shard.handle_message(bench.now, ToShard::RoomUp(room(1, "hall")));
+    bench.open(0, listener());
+    bench.tick(1);
+    bench.shard.handle_path(bench.now, SessionIx(0), path(50, 5));
+    assert_eq!(sent_with(&bench.tick(2), 0), [2]);
+    assert_eq!(bench.repair(0, 1, 0b11), Vec::<u32>::new());
+    assert_eq!(bench.shard.stats().drop_repair_off, 2);
 }
 
 #[test]

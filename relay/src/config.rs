@@ -37,6 +37,10 @@ pub struct NodeConfig {
     pub admin: Option<String>,
     /// Seconds that a draining node gives its sessions to leave. Default: 30.
     pub drain_s: Option<u64>,
+    /// Whether sessions with loss are sent earlier ticks beside the current one. Default: true.
+    pub redundancy: Option<bool>,
+    /// Whether requests for missing ticks are answered. Default: true.
+    pub repair: Option<bool>,
     /// File that gets one JSON line for each event, for analysis. Default: none.
     pub events: Option<PathBuf>,
     /// Certificate, key and trust.

@@ -66,6 +66,9 @@ metrics_group! {
 
     /// Sessions at present, by role: listener, relay, or all of any role.
     SESSIONS = Gauge "stentor_sessions" Count ["role"];
+    /// Listeners by the redundancy that their own path's loss calls for: plain (the current tick
+    /// alone), previous (one earlier tick), spread (two).
+    LISTENERS = Gauge "stentor_listeners" Count ["variant"];
     /// Listeners on this node and below it through primary parents.
     LISTENERS_BELOW = Gauge "stentor_listeners_below" Count [];
     /// Sessions that the node may carry.
@@ -93,6 +96,9 @@ metrics_group! {
     TICKS = Counter "stentor_ticks_total" Count ["result"];
     /// How long the origin waited while it collected a tick.
     COLLECT_SECONDS = Histogram "stentor_collect_seconds" Seconds [];
+    /// Times that a session's redundancy changed: up (its path loses), down (it is clean), queueing
+    /// (down, for its round trip rises together with loss).
+    VARIANTS = Counter "stentor_variant_changes_total" Count ["why"];
     /// Ticks asked of parents, and answers to children.
     REPAIRS = Counter "stentor_repairs_total" Count ["direction"];
     /// Datagrams with ticks that were offered to connections.

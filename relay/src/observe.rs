@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use stentor_proto::fanout::Variant;
 use stentor_proto::node::{Closes, ControlStats, ShardStats};
 
 use crate::admin::AdminState;
@@ -35,6 +36,7 @@ struct Sums {
     listeners: u32,
     children: u32,
     open: u32,
+    by_variant: [u32; Variant::ALL.len()],
     drop_foreign: u64,
 }
 
@@ -98,6 +100,9 @@ impl Observer {
         metrics::SESSIONS.gauge(&["listener"]).set(f64::from(sums.listeners));
         metrics::SESSIONS.gauge(&["relay"]).set(f64::from(sums.children));
         metrics::SESSIONS.gauge(&["all"]).set(f64::from(sums.open));
+        for (name, count) in ["plain", "previous", "spread"].into_iter().zip(sums.by_variant) {
+            metrics::LISTENERS.gauge(&[name]).set(f64::from(count));
+        }
         metrics::LISTENERS_BELOW.gauge(&[]).set(view.listeners_below as f64);
         metrics::ROOMS.gauge(&[]).set(view.rooms.len() as f64);
         let up = view.parents.iter().filter(|parent| parent.up).count();
@@ -132,6 +137,9 @@ impl Observer {
         }
         self.count(&metrics::REPAIRS, "requested", control.repair_requested);
         self.count(&metrics::REPAIRS, "answered", sums.shard.repaired);
+        self.count(&metrics::VARIANTS, "up", sums.shard.variant_up);
+        self.count(&metrics::VARIANTS, "down", sums.shard.variant_down);
+        self.count(&metrics::VARIANTS, "queueing", sums.shard.variant_queueing);
         self.count(&metrics::TICK_DATAGRAMS, "", sums.shard.offered);
         self.count(&metrics::BEACONS, "", sums.shard.beacons);
         self.count(&metrics::JOINS, "joined", sums.shard.joined);
@@ -207,6 +215,7 @@ impl Observer {
             sums.listeners += figures.carried.0;
             sums.children += figures.carried.1;
             sums.open += figures.carried.2;
+            sums.by_variant.iter_mut().zip(figures.by_variant).for_each(|(sum, n)| *sum += n);
             sums.drop_foreign += report.drop_foreign.load(std::sync::atomic::Ordering::Relaxed);
         }
         sums

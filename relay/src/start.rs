@@ -163,6 +163,8 @@ pub fn shard_settings(
         open_relays: false,
         unix_us_at_zero: clock.unix_us_at_zero(),
         seed: random()?,
+        redundancy: node.redundancy,
+        repair: node.repair,
     })
 }
 

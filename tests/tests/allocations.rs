@@ -100,6 +100,8 @@ impl Server {
             open_relays: false,
             unix_us_at_zero: clock.unix_us_at_zero(),
             seed: 1,
+            redundancy: true,
+            repair: true,
         };
         let mut node = NodeShard::new(settings, Verifier::default(), clock.time(Instant::now()));
         let room = Subscribed {
@@ -181,6 +183,7 @@ fn count(listeners: usize, ticks: u64) -> (u64, u64) {
                 acks: Acks::Patient,
                 sockets: 2,
                 at_once: 16,
+                rehomes: false,
             };
             let mut crowd = Crowd::new(plan).unwrap();
             crowd.grow(listeners, Duration::from_secs(60)).unwrap();

@@ -166,14 +166,7 @@ fn set_up(options: &FanoutOptions) -> Result<Rig> {
 }
 
 fn relay(name: &str, level: u8, core: usize) -> RelayPlan {
-    RelayPlan {
-        name: name.into(),
-        level,
-        core: Some(core),
-        shards: 1,
-        capacity: 10_000,
-        events: true,
-    }
+    RelayPlan { core: Some(core), events: true, ..RelayPlan::new(name, level) }
 }
 
 /// A crowd at one relay.
@@ -188,6 +181,7 @@ fn crowd(bed: &Bed, relay: usize, room: &str, acks: Acks, tokens: Vec<String>) -
         acks,
         sockets: SOCKETS,
         at_once: 32,
+        rehomes: false,
     })
 }
 

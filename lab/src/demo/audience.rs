@@ -329,6 +329,7 @@ fn stand(
         acks: Acks::Patient,
         sockets: numbers.len().div_ceil(PER_SOCKET).min(16),
         at_once: AT_ONCE,
+        rehomes: true,
     })?;
     crowd.grow(numbers.len(), JOIN_WITHIN)?;
     house.inside.fetch_add(numbers.len(), Ordering::Relaxed);

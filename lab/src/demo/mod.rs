@@ -201,14 +201,7 @@ fn level_of(number: usize, options: &DemoOptions) -> u8 {
 }
 
 fn relay(level: u8, number: usize) -> RelayPlan {
-    RelayPlan {
-        name: format!("relay-{level}-{number}"),
-        level,
-        core: None,
-        shards: 1,
-        capacity: 10_000,
-        events: true,
-    }
+    RelayPlan { events: true, ..RelayPlan::new(&format!("relay-{level}-{number}"), level) }
 }
 
 fn joins(options: &DemoOptions, bed: &mut Bed) -> Result<Vec<Join>> {

@@ -64,6 +64,21 @@ impl Targets {
         list.get(place.at as usize).copied()
     }
 
+    /// The variant that the session at `place` is sent.
+    #[must_use]
+    pub const fn variant(place: Place) -> Variant {
+        Variant::ALL[place.list as usize % VARIANTS]
+    }
+
+    /// Sessions of one class by variant, in the order of [`Variant::ALL`].
+    #[must_use]
+    pub fn by_variant(&self, class: Class) -> [u32; VARIANTS] {
+        Variant::ALL.map(|variant| {
+            let lists = Framing::ALL.iter().map(|&f| Self::list_index(class, f, variant));
+            lists.map(|list| self.lists[list].len() as u32).sum()
+        })
+    }
+
     /// The lists that are not empty, in the order of sending.
     pub fn lists(&self) -> impl Iterator<Item = (Framing, Variant, &[SessionIx])> {
         self.lists.iter().enumerate().filter(|(_, list)| !list.is_empty()).map(|(ix, list)| {

@@ -28,6 +28,13 @@ impl Variant {
         self as usize
     }
 
+    /// This variant, or the richest that a room allows whose datagrams carry `redundancy` earlier
+    /// ticks at most.
+    #[must_use]
+    pub fn at_most(self, redundancy: u8) -> Self {
+        self.min(Self::ALL[usize::from(redundancy).min(Self::ALL.len() - 1)])
+    }
+
     const fn earlier(self) -> &'static [u32] {
         match self {
             Self::Plain => &[],

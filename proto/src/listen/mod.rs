@@ -12,6 +12,7 @@ mod moving;
 mod silence;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -134,6 +135,7 @@ pub struct Listen {
     next_home: u32,
     room: Option<Subscribed>,
     reception: Option<Reception>,
+    playout: Duration,
     silence: Silence,
     probes: u8,
     probed: Time,
@@ -180,6 +182,7 @@ impl Listen {
             next_home: 0,
             room: None,
             reception: None,
+            playout: limits::REPAIR_DEADLINE,
             silence: Silence::new(now, limits::TICK_MS[0]),
             probes: 0,
             probed: now,
@@ -189,6 +192,14 @@ impl Listen {
             ended: false,
             actions: VecDeque::new(),
             stats: ListenStats::default(),
+        }
+    }
+
+    /// Says how long after its turn a tick is played: what would come later is not asked for.
+    pub fn set_playout(&mut self, playout: Duration) {
+        self.playout = playout;
+        if let Some(reception) = &mut self.reception {
+            reception.set_playout(playout);
         }
     }
 
@@ -348,7 +359,11 @@ impl Listen {
             welcome.pass.filter(|pass| pass.len() <= limits::PASS_BYTES).or(self.pass.take());
         match &mut self.reception {
             Some(reception) => reception.set_feed(feed, true),
-            None => self.reception = Some(Reception::new(self.settings.framing, &room)),
+            None => {
+                let mut reception = Reception::new(self.settings.framing, &room);
+                reception.set_playout(self.playout);
+                self.reception = Some(reception);
+            }
         }
         self.renewed(room);
         if self.current.is_none() {

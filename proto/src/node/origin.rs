@@ -517,7 +517,7 @@ impl OriginRoom {
             delay_ms: 0.0,
             lost: 0,
             stage: stage.map(|e| (e.slot, e.identity.clone(), audible.contains(&e.slot))).collect(),
-            counters: self.room.stats().causes().collect(),
+            counters: self.room.stats().entries().collect(),
         }
     }
 }

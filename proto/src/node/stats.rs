@@ -60,6 +60,14 @@ counters! {
         drop_bad_pass,
         /// Listeners asked to move because this node drains.
         asked_to_move,
+        /// Repair requests on a node whose operator has switched repair off.
+        drop_repair_off,
+        /// Times that a session was sent more redundancy, for its path loses.
+        variant_up,
+        /// Times that a session was sent less redundancy, for its path is clean.
+        variant_down,
+        /// Times that a session was sent less redundancy, for its path is full.
+        variant_queueing,
         /// Datagrams that break the protocol.
         drop_bad_datagram,
         /// Datagrams of a session that may not send them.

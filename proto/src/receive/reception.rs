@@ -1,5 +1,7 @@
 //! A client's reception of one room: datagrams in, new ticks and repair requests out.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::window::{Arrival, FeedIx, Window, WindowStats};
@@ -15,6 +17,8 @@ pub struct ReceptionStats {
     pub datagrams: u64,
     /// Beacons.
     pub beacons: u64,
+    /// Of them, those that say that the node's own feeds are silent.
+    pub starved: u64,
     /// Datagrams that break the protocol, or are of another room or epoch.
     pub bad: u64,
 }
@@ -46,7 +50,9 @@ impl Reception {
         let other = room.id != self.room || room.epoch > self.window.epoch();
         if other {
             let stats = self.stats();
+            let playout = self.window.playout();
             *self = Self { stats, ..Self::new(self.framing, room) };
+            self.window.set_playout(playout);
         }
         other
     }
@@ -67,6 +73,11 @@ impl Reception {
     pub fn last(&self) -> Option<(u32, u32)> {
         let last = self.window.contiguous();
         (last > 0).then(|| (self.window.epoch(), last))
+    }
+
+    /// Says how long after its turn a tick is played: what would come later is not asked for.
+    pub fn set_playout(&mut self, playout: Duration) {
+        self.window.set_playout(playout);
     }
 
     /// Takes a datagram as the transport delivered it; hands each tick that is new to `pass`, in
@@ -99,6 +110,9 @@ impl Reception {
                 }
                 let newest = records.iter().map(|record| record.number).max();
                 for record in records {
+                    if replay {
+                        self.window.answered(now, record.number);
+                    }
                     if self.window.arrive(now, feed, &record) == Arrival::New {
                         pass(record, replay);
                     }
@@ -110,6 +124,7 @@ impl Reception {
                     == (self.room, self.window.epoch()) =>
             {
                 self.stats.beacons += 1;
+                self.stats.starved += u64::from(beacon.upstream_silent_ms > 0);
                 self.window.beacon(now, feed, &beacon);
                 self.window.pending(feed, beacon.newest.number, beacon.pending);
                 Some(beacon.newest.number)

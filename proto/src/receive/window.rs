@@ -69,6 +69,8 @@ enum Slot {
 struct Missing {
     since: Time,
     asked: u8,
+    /// When the last request went out.
+    asked_at: Time,
     /// When the next request may go out, once the first is due.
     next: Time,
     last_feed: u8,
@@ -120,6 +122,10 @@ pub struct Window {
     skew: Duration,
     /// When a new tick was first seen, to measure the skew by its second copy.
     first_seen: [(u32, Time, FeedIx); 4],
+    /// A missing tick is played when it is this old: an answer is of use before.
+    playout: Duration,
+    /// How long a request takes to be answered, smoothed; `None` before the first answer.
+    answer: Option<Duration>,
     stats: WindowStats,
 }
 
@@ -140,6 +146,8 @@ impl Window {
             feeds: [Feed::default(); FEEDS],
             skew: Duration::ZERO,
             first_seen: [(0, Time::ZERO, 0); 4],
+            playout: limits::REPAIR_DEADLINE,
+            answer: None,
             stats: WindowStats::default(),
         }
     }
@@ -196,6 +204,29 @@ impl Window {
     #[must_use]
     pub const fn delivers(&self, feed: FeedIx) -> bool {
         self.feeds[feed].counts()
+    }
+
+    /// Says how old a tick is when it is played: what would come later is not asked for, once it is
+    /// known how long answers take.
+    pub fn set_playout(&mut self, playout: Duration) {
+        self.playout = playout.min(limits::REPAIR_DEADLINE);
+    }
+
+    /// How old a tick is when it is played.
+    #[must_use]
+    pub const fn playout(&self) -> Duration {
+        self.playout
+    }
+
+    /// Notes that a tick comes in an answer to a request or in a replay, before it is given to
+    /// [`Self::arrive`]: how long answers take decides when it is worth asking again.
+    pub fn answered(&mut self, now: Time, number: u32) {
+        let asked = self.state(number).filter(|missing| missing.asked == 1);
+        let Some(took) = asked.map(|missing| now.since(missing.asked_at)) else { return };
+        self.answer = Some(match self.answer {
+            None => took,
+            Some(before) => before - before / 4 + took / 4,
+        });
     }
 
     /// Takes the bitmap of a datagram's header: what its sender itself still waits for.
@@ -355,7 +386,7 @@ impl Window {
     }
 
     fn expect(&mut self, now: Time, number: u32) {
-        let missing = Missing { since: now, asked: 0, next: now, last_feed: 0 };
+        let missing = Missing { since: now, asked: 0, asked_at: now, next: now, last_feed: 0 };
         self.slots[Self::index(number)] = Slot::Missing(missing);
         self.missing.insert(number);
     }
@@ -380,7 +411,8 @@ impl Window {
     fn due(&self, number: u32) -> Option<Time> {
         let missing = self.state(number)?;
         let lost = missing.since + limits::REPAIR_DEADLINE;
-        let ask = if missing.asked >= limits::REPAIR_TRIES || !self.feeds.iter().any(Feed::counts) {
+        let nobody = !self.feeds.iter().any(Feed::counts);
+        let ask = if missing.asked >= limits::REPAIR_TRIES || nobody {
             lost
         } else if missing.asked > 0 {
             missing.next
@@ -389,9 +421,11 @@ impl Window {
         } else {
             missing.since + self.patience()
         };
-        // A tick that every parent waits for itself stays unasked until the deadline.
+        // A tick that every parent waits for itself stays unasked until the deadline; so does one
+        // whose answer would come too late.
         let silent = self.feeds.iter().all(|f| !f.counts() || f.waits_for(number));
-        Some(if silent { lost } else { ask.min(lost) })
+        let late = self.answer.is_some_and(|took| ask + took > missing.since + self.playout);
+        Some(if silent || late { lost } else { ask })
     }
 
     fn passed_by_all(&self, number: u32) -> bool {
@@ -401,7 +435,9 @@ impl Window {
     /// The feed to ask for a tick at this time, if it is to be asked for.
     fn ask_whom(&self, now: Time, number: u32) -> Option<FeedIx> {
         let missing = self.state(number)?;
-        if missing.asked >= limits::REPAIR_TRIES || self.due(number)? > now {
+        let lost = missing.since + limits::REPAIR_DEADLINE;
+        let due = self.due(number)?;
+        if missing.asked >= limits::REPAIR_TRIES || due > now || due >= lost {
             return None;
         }
         let able = |ix: &FeedIx| self.feeds[*ix].counts() && !self.feeds[*ix].waits_for(number);
@@ -418,11 +454,13 @@ impl Window {
 
     fn asked(&mut self, now: Time, number: u32, feed: FeedIx) {
         let patience = self.patience();
+        // A third of the deadline is a round trip of most paths, until one has been measured.
+        let answer = self.answer.map_or(limits::REPAIR_DEADLINE / 3, |took| took + took / 4);
         if let Slot::Missing(missing) = &mut self.slots[Self::index(number)] {
             missing.asked += 1;
             missing.last_feed = feed as u8;
-            // The second request waits for a third of the deadline: a round trip of most paths.
-            missing.next = now + patience.max(limits::REPAIR_DEADLINE / 3);
+            missing.asked_at = now;
+            missing.next = now + (patience + answer);
             self.stats.requested += 1;
         }
     }
@@ -435,6 +473,12 @@ impl Window {
             .filter(|&n| self.state(n).is_none_or(|m| now >= m.since + limits::REPAIR_DEADLINE))
             .collect();
         for number in over {
+            // What was not asked for because answers take too long lets that be tried again.
+            if let Some(answer) =
+                self.answer.filter(|_| self.state(number).is_some_and(|m| m.asked == 0))
+            {
+                self.answer = Some(answer - answer / 16);
+            }
             self.missing.remove(&number);
             self.slots[Self::index(number)] = Slot::Unexpected;
             self.stats.lost += 1;
@@ -546,6 +590,61 @@ mod tests {
         w.arrive(ms(60), 0, &record(4));
         w.pending(0, 4, 0);
         assert!(w.poll_request(ms(60)).is_some(), "the parent gave up or got it: ask");
+    }
+
+    /// A window with one feed that lost tick 2, which is missed at `ms(40)`.
+    fn gap() -> Window {
+        let mut w = window();
+        w.set_live(1, false);
+        w.arrive(ms(0), 0, &record(1));
+        w.arrive(ms(40), 0, &record(3));
+        w
+    }
+
+    #[test]
+    fn the_second_request_follows_when_the_answer_to_the_first_is_overdue() {
+        let mut w = gap();
+        assert!(w.poll_request(ms(40)).is_some());
+        w.answered(ms(80), 2);
+        w.arrive(ms(80), 0, &record(2));
+        w.arrive(ms(120), 0, &record(5));
+        assert!(w.poll_request(ms(120)).is_some());
+        assert_eq!(w.poll_timeout(), Some(ms(180)), "40 ms, a quarter of it, and 10 ms");
+        assert!(w.poll_request(ms(179)).is_none());
+        assert!(w.poll_request(ms(180)).is_some());
+        assert!(w.poll_request(ms(400)).is_none(), "and there is no third");
+    }
+
+    #[test]
+    fn what_would_come_after_its_playout_is_not_asked_for() {
+        let mut w = gap();
+        w.set_playout(Duration::from_millis(100));
+        assert!(w.poll_request(ms(40)).is_some());
+        w.answered(ms(100), 2);
+        w.arrive(ms(100), 0, &record(2));
+        w.arrive(ms(120), 0, &record(5));
+        assert!(w.poll_request(ms(120)).is_some(), "60 ms are within 100 ms");
+        assert_eq!(w.poll_timeout(), Some(ms(420)), "a second answer would come too late");
+        assert!(w.poll_request(ms(419)).is_none());
+        assert!(w.poll_request(ms(420)).is_none());
+        assert_eq!(w.stats().lost, 1);
+    }
+
+    #[test]
+    fn a_path_whose_answers_come_too_late_is_tried_again_now_and_then() {
+        let mut w = gap();
+        w.poll_request(ms(40));
+        w.answered(ms(240), 2);
+        w.arrive(ms(240), 0, &record(2));
+        w.set_playout(Duration::from_millis(100));
+        let asked = (0..20).filter(|&n| {
+            let at = ms(300 + 400 * n);
+            w.arrive(at, 0, &record(5 + 2 * n as u32));
+            let asked = w.poll_request(at).is_some();
+            w.poll_request(at + limits::REPAIR_DEADLINE);
+            asked
+        });
+        assert!((1..19).contains(&asked.count()));
     }
 
     #[test]

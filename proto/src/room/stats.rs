@@ -10,6 +10,11 @@ macro_rules! room_stats {
         }
 
         impl RoomStats {
+            /// Every counter by its name, for the operator's view.
+            pub fn entries(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($name), self.$name),)*].into_iter().chain(self.causes())
+            }
+
             /// Frames (for `unpolled`: ticks) that were dropped, by cause, for metrics.
             pub fn causes(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
                 [$((stringify!($drop), self.$drop),)*].into_iter()

@@ -118,6 +118,8 @@ impl Node {
                 open_relays: true,
                 unix_us_at_zero: UNIX_US,
                 seed: setup.seed,
+                redundancy: true,
+                repair: true,
             };
             NodeShard::new(settings, Verifier::default(), now)
         };

@@ -4,12 +4,13 @@
 //! A tick that is due is sent before new handshakes are worked on.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use stentor_proto::fanout::SessionIx;
+use stentor_proto::fanout::{PathSample, SessionIx};
 use stentor_proto::limits;
 use stentor_proto::node::{
     Closes, Fanout, NodeShard, ShardEffect, ShardStats, Tick, ToControl, ToShard,
@@ -27,6 +28,10 @@ use crate::quic::{Driver, DriverStats, Event, Outcome, Packet};
 const SESSIONS_PER_MS: usize = 200;
 /// The longest that input waits.
 const INPUT_WAIT: Duration = Duration::from_millis(5);
+/// Each session's path is looked at about this often.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// Paths looked at in one turn at most: about 0.1 ms, for each is a look into cold memory.
+const SAMPLES_PER_TURN: usize = 128;
 /// Rounds of events and effects in one turn.
 const ROUNDS: usize = 4;
 
@@ -67,6 +72,8 @@ pub struct ShardFigures {
     pub closes: Closes,
     /// Listeners, child relays, open sessions.
     pub carried: (u32, u32, u32),
+    /// Listeners by variant.
+    pub by_variant: [u32; 3],
 }
 
 impl ShardReport {
@@ -95,6 +102,8 @@ pub struct Shard {
     /// Input is not read before this.
     input_due: Instant,
     report_due: Instant,
+    /// The session whose path was looked at last, and when.
+    sampled: (SessionIx, Instant),
     /// Whether the last turn left something to do.
     unsettled: bool,
 }
@@ -125,6 +134,7 @@ impl Shard {
             busy: Vec::new(),
             input_due: now,
             report_due: now,
+            sampled: (SessionIx(u32::MAX), now),
             unsettled: false,
         }
     }
@@ -158,6 +168,7 @@ impl Shard {
         self.ticks(Instant::now());
         let now = Instant::now();
         self.timers(now);
+        self.sample_paths(now);
         for message in self.ports.messages.try_iter().take(limits::SHARD_MESSAGES_PER_TURN) {
             self.node.handle_message(self.clock.time(now), message);
         }
@@ -222,9 +233,35 @@ impl Shard {
                     closes: *self.node.closes(),
                     driver: *self.driver.stats(),
                     carried: self.node.carried(),
+                    by_variant: self.node.listeners_by_variant(),
                 };
             }
         }
+    }
+
+    /// Looks at the paths of as many sessions as the time since the last look is worth, in turn: each
+    /// session's own loss decides how much redundancy it is sent.
+    fn sample_paths(&mut self, now: Instant) {
+        let (mut last, at) = self.sampled;
+        let since = now.saturating_duration_since(at).min(SAMPLE_EVERY);
+        let due = self.open.len() as u128 * since.as_micros() / SAMPLE_EVERY.as_micros();
+        let due = usize::try_from(due).unwrap_or(SAMPLES_PER_TURN).min(SAMPLES_PER_TURN);
+        if due == 0 {
+            return;
+        }
+        let time = self.clock.time(now);
+        for _ in 0..due {
+            let after = (Bound::Excluded(last), Bound::Unbounded);
+            let next = self.open.range(after).next().or_else(|| self.open.first());
+            let Some(&conn) = next else { break };
+            last = conn;
+            if let Some(path) = self.driver.conn_stats(conn) {
+                let (sent, lost) = (path.sent_packets, path.lost_packets);
+                let sample = PathSample { sent, lost, rtt: path.rtt, min_rtt: path.min_rtt };
+                self.node.handle_path(time, conn, sample);
+            }
+        }
+        self.sampled = (last, now);
     }
 
     /// Sends a tick or a beacon to everyone it is for: one copy of its bytes for all.

@@ -44,6 +44,10 @@ pub struct NodeSettings {
     pub admin: Option<SocketAddr>,
     /// How long a draining node waits for its sessions.
     pub drain: Duration,
+    /// Whether sessions with loss are sent earlier ticks beside the current one.
+    pub redundancy: bool,
+    /// Whether requests for missing ticks are answered.
+    pub repair: bool,
     /// File for one JSON line per event.
     pub events: Option<PathBuf>,
     /// Certificate, key and trust.
@@ -163,6 +167,8 @@ impl NodeSettings {
             cores,
             admin,
             drain: Duration::from_secs(drain_s),
+            redundancy: config.redundancy.unwrap_or(true),
+            repair: config.repair.unwrap_or(true),
             events: config.events.clone(),
             tls,
             log: validate_log(sources, &config.log)?,

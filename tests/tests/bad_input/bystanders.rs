@@ -41,6 +41,7 @@ impl Bystanders {
             acks: Acks::Patient,
             sockets: 1,
             at_once: LISTENERS,
+            rehomes: false,
         })?;
         crowd.grow(LISTENERS, Duration::from_secs(60))?;
         crowd.listen(Duration::from_secs(1))?;

@@ -42,14 +42,7 @@ impl Scene {
     pub(crate) fn set_up() -> Result<(Self, Choir)> {
         let mut bed = Bed::start("bad-input", ROOMS, None)?;
         for level in 1..=2 {
-            bed.add_relay(&RelayPlan {
-                name: format!("relay-{level}"),
-                level,
-                core: None,
-                shards: 1,
-                capacity: 10_000,
-                events: false,
-            })?;
+            bed.add_relay(&RelayPlan::new(&format!("relay-{level}"), level))?;
         }
         bed.wait_ready()?;
         let dir = bed.events("origin").parent().context("events lie in a folder")?.join("dev");

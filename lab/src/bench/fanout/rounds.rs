@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{FanoutOptions, OTHER_CORE, RELAY_CORE, Rig, SOCKETS};
 use crate::floor::{self, FloorPlan};
-use crate::nodes::Node;
+use crate::nodes::{Node, signal};
 use crate::report::Events;
 
 /// What one round measured for one number of speakers.
@@ -150,13 +150,4 @@ impl Drop for Pause {
         // A process that is gone needs no waking.
         let _ = signal(self.0, "CONT");
     }
-}
-
-fn signal(pid: u32, name: &str) -> Result<()> {
-    let status =
-        std::process::Command::new("kill").args(["-s", name, &pid.to_string()]).status()?;
-    if !status.success() {
-        bail!("cannot send {name} to process {pid}");
-    }
-    Ok(())
 }

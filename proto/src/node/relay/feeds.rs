@@ -68,6 +68,9 @@ impl RelayControl {
                 up.heard[feed] = now;
                 up.info.tick_ms = records[0].tick_ms;
                 for record in &records {
+                    if replay {
+                        up.window.answered(now, record.number);
+                    }
                     if up.window.arrive(now, feed, record) != Arrival::New {
                         continue;
                     }

@@ -1,6 +1,7 @@
 //! The machine of one shard: its sessions, its copy of each room, and who gets what.
 
 mod hello;
+mod path;
 mod rehome;
 mod room;
 mod serve;
@@ -14,7 +15,7 @@ use self::rehome::Pushes;
 use self::room::ShardRoom;
 use super::messages::{ToControl, ToShard};
 use super::stats::{Closes, ShardStats};
-use crate::fanout::{Place, SessionIx};
+use crate::fanout::{Choice, Class, Place, SessionIx};
 use crate::pass::{PassKey, PassVerifier};
 use crate::session::{Budget, SessionKey, State, Step};
 use crate::token::Verifier;
@@ -47,6 +48,10 @@ pub struct ShardSettings {
     pub pass_key: Option<PassKey>,
     /// Randomness for the identities of anonymous listeners.
     pub seed: u64,
+    /// Whether sessions with loss are sent earlier ticks beside the current one.
+    pub redundancy: bool,
+    /// Whether repair requests are answered.
+    pub repair: bool,
 }
 
 /// What a shard asks of its shell, besides the fan-out.
@@ -123,6 +128,8 @@ struct Session {
     repairs: Budget,
     speech: Budget,
     bad: Budget,
+    /// How much redundancy its path needs.
+    choice: Choice,
     /// What is needed once only, or by few.
     greeting: Option<Box<Greeting>>,
     expires: Option<Time>,
@@ -223,6 +230,18 @@ impl NodeShard {
         &self.closes
     }
 
+    /// Listeners by the variant that they are sent, in the order of `Variant::ALL`; one that lags
+    /// is sent none.
+    #[must_use]
+    pub fn listeners_by_variant(&self) -> [u32; 3] {
+        let mut sums = [0; 3];
+        for room in self.rooms.iter().flatten() {
+            let counts = room.targets.by_variant(Class::Listener);
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        sums
+    }
+
     /// Listeners, child relays and open sessions, in this order.
     #[must_use]
     pub const fn carried(&self) -> (u32, u32, u32) {
@@ -252,6 +271,7 @@ impl NodeShard {
             repairs: Budget::new(limits::REPAIRS_PER_S, now),
             speech: Budget::new(limits::SPEECH_DATAGRAMS_PER_S, now),
             bad: Budget::new(limits::BAD_PER_S, now),
+            choice: Choice::default(),
             greeting: None,
             expires: Some(expires),
             registered: false,

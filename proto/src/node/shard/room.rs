@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Fanout, Kind, Membership, NodeShard, Standing};
-use crate::fanout::{Class, Ring, SessionIx, Targets, Variant, Variants};
+use crate::fanout::{Class, Ring, SessionIx, Targets, Variants};
 use crate::node::messages::{Tick, ToControl};
 use crate::session::State;
 use crate::wire::{
@@ -17,7 +17,7 @@ use crate::{Time, limits};
 pub(super) struct ShardRoom {
     pub(super) info: Subscribed,
     pub(super) ring: Ring,
-    targets: Targets,
+    pub(super) targets: Targets,
     variants: Variants,
     beacons: [Bytes; Framing::ALL.len()],
     /// When a tick or a beacon last went out.
@@ -297,13 +297,15 @@ impl NodeShard {
 
     /// Puts a session into a room's fan-out, and tells it the room's document.
     pub(super) fn enter_room(&mut self, _now: Time, ix: SessionIx, at: usize, class: Class) {
-        let Some(framing) = self.session_mut(ix).map(|session| session.framing) else {
+        let found = self.session_mut(ix).map(|session| (session.framing, session.choice.variant()));
+        let Some((framing, variant)) = found else {
             return;
         };
         let Some(room) = self.rooms[at].as_mut() else {
             return;
         };
-        let place = room.targets.add(ix, class, framing, Variant::Plain);
+        let variant = variant.at_most(room.info.redundancy);
+        let place = room.targets.add(ix, class, framing, variant);
         room.members += 1;
         let (first, name, state) = (room.members == 1, room.info.name.clone(), room.state.clone());
         if let Some(session) = self.session_mut(ix) {
@@ -349,7 +351,7 @@ impl NodeShard {
         }
     }
 
-    /// Puts a session that lagged into its list again.
+    /// Puts a session into its list again: it lagged, or its variant is another.
     pub(super) fn on_the_list(&mut self, ix: SessionIx, at: usize) {
         let Some(session) = self.session_mut(ix) else {
             return;
@@ -359,11 +361,12 @@ impl NodeShard {
             Role::Listener | Role::Recorder => Class::Listener,
             Role::Host | Role::CoHost | Role::Speaker => Class::Stage,
         };
-        let framing = session.framing;
+        let (framing, variant) = (session.framing, session.choice.variant());
         let Some(room) = self.rooms[at].as_mut() else {
             return;
         };
-        let place = room.targets.add(ix, class, framing, Variant::Plain);
+        let variant = variant.at_most(room.info.redundancy);
+        let place = room.targets.add(ix, class, framing, variant);
         if let Some(session) = self.session_mut(ix)
             && let Some(m) = session.rooms.iter_mut().find(|m| m.room == at)
         {

@@ -89,6 +89,10 @@ impl NodeShard {
             self.stats.drop_repair_unknown += 1;
             return;
         }
+        if !self.settings.repair {
+            self.stats.drop_repair_off += u64::from(request.mask.count_ones());
+            return;
+        }
         let mut records = Vec::new();
         for bit in (0..32).filter(|bit| request.mask & (1 << bit) != 0) {
             let number = request.first.number.checked_add(bit);
