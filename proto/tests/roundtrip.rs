@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use stentor_proto::limits;
 use stentor_proto::wire::{
     self, Alternate, Beacon, ClientMessage, ControlDecoder, Datagram, Frame, Framing, Hello, Load,
-    Parent, Placement, Record, RelayInfo, RepairRequest, Role, RoomState, ServerMessage,
+    Parent, Placement, Record, RelayInfo, RepairRequest, Role, RoomState, Secret, ServerMessage,
     SpeechFrame, SpeechRequest, StageEntry, Subscribed, TickFlags, TickKey, Welcome,
 };
 
@@ -95,7 +95,7 @@ fn hello() -> impl Strategy<Value = Hello> {
         texts,
         option::of(any::<u32>()),
         last,
-        (option::of(relay_info()), option::of(name())),
+        (option::of(relay_info()), option::of(name().prop_map(Secret))),
     )
         .prop_map(|(version, features, role, texts, playout_ms, last, (relay, pass))| {
             let (room, token, name, agent) = texts;
@@ -163,7 +163,8 @@ fn welcome() -> impl Strategy<Value = Welcome> {
     let texts = (name(), name(), vec(name(), 0..4));
     let numbers = (option::of(any::<u16>()), option::of(any::<u16>()), option::of(any::<u32>()));
     let alternate = (name(), name()).prop_map(|(relay, address)| Alternate { relay, address });
-    let lists = (vec(alternate, 0..3), vec((name(), name()), 0..3), option::of(name()));
+    let lists =
+        (vec(alternate, 0..3), vec((name(), name()), 0..3), option::of(name().prop_map(Secret)));
     (any::<u32>(), texts, role(), option::of(subscribed()), numbers, lists).prop_map(
         |(
             version,

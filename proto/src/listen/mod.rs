@@ -21,8 +21,8 @@ use self::silence::Silence;
 use crate::random::Random;
 use crate::receive::{FeedIx, Reception, ReceptionStats};
 use crate::wire::{
-    Alternate, Close, CloseCode, Framing, Hello, Record, ServerMessage, Side, Subscribed, Welcome,
-    probe_bytes,
+    Alternate, Close, CloseCode, Framing, Hello, Record, Secret, ServerMessage, Side, Subscribed,
+    Welcome, probe_bytes,
 };
 use crate::{Time, limits};
 
@@ -142,7 +142,7 @@ pub struct Listen {
     /// When anything was last handled.
     awake: Time,
     alternates: Vec<Alternate>,
-    pass: Option<String>,
+    pass: Option<Secret>,
     moving: Option<Moving>,
     ended: bool,
     actions: VecDeque<ListenAction>,
@@ -356,7 +356,7 @@ impl Listen {
         home.probed = welcome.features.iter().any(|feature| feature == "probe");
         self.told(welcome.alternates);
         self.pass =
-            welcome.pass.filter(|pass| pass.len() <= limits::PASS_BYTES).or(self.pass.take());
+            welcome.pass.filter(|pass| pass.0.len() <= limits::PASS_BYTES).or(self.pass.take());
         match &mut self.reception {
             Some(reception) => reception.set_feed(feed, true),
             None => {

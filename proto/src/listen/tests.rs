@@ -54,7 +54,7 @@ fn welcome(alternates: &[&str]) -> ServerMessage {
         frame_bytes: None,
         repair_ms: None,
         alternates: alternates.iter().map(named).collect(),
-        pass: Some("pass".into()),
+        pass: Some(Secret("pass".into())),
         keys: Vec::new(),
     })
 }
@@ -144,7 +144,7 @@ fn a_dead_relay_is_left_for_an_alternate_and_nothing_is_lost() {
     });
     let (home, address, hello) = connect.expect("it looks for another relay");
     assert_eq!((home, address.as_str()), (HomeId(1), "a"));
-    assert_eq!((hello.last, hello.pass.as_deref()), (Some((1, 10)), Some("pass")));
+    assert_eq!((hello.last, hello.pass), (Some((1, 10)), Some(Secret("pass".into()))));
     scene.say(1, welcome(&["b", "c"]));
     assert_eq!(scene.listen.current(), Some(HomeId(0)), "it has played nothing yet");
     for number in 11..=20 {

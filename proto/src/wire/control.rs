@@ -103,7 +103,7 @@ pub struct Hello {
     pub last: Option<(u32, u32)>,
     /// The re-home pass that the former relay gave: a place among those who return.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pass: Option<String>,
+    pub pass: Option<Secret>,
     /// What a relay says of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayInfo>,
@@ -112,8 +112,19 @@ pub struct Hello {
 /// All but the token: whoever reads a log must not be able to join with it.
 impl fmt::Debug for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, features, role, room, token, name, agent, playout_ms, last, relay } =
-            self;
+        let Self {
+            version,
+            features,
+            role,
+            room,
+            token,
+            name,
+            agent,
+            playout_ms,
+            last,
+            pass,
+            relay,
+        } = self;
         f.debug_struct("Hello")
             .field("version", version)
             .field("features", features)
@@ -124,6 +135,7 @@ impl fmt::Debug for Hello {
             .field("agent", agent)
             .field("playout_ms", playout_ms)
             .field("last", last)
+            .field("pass", pass)
             .field("relay", relay)
             .finish()
     }
@@ -131,6 +143,17 @@ impl fmt::Debug for Hello {
 
 /// What stands for a secret where a value is shown.
 pub(crate) const REDACTED: &str = "[redacted]";
+
+/// A text that its bearer profits by. Its `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(REDACTED)
+    }
+}
 
 /// What a relay says of itself when it registers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -270,7 +293,7 @@ pub struct Welcome {
     pub alternates: Vec<Alternate>,
     /// A re-home pass: with it the listener returns to a relay of `alternates` before newcomers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pass: Option<String>,
+    pub pass: Option<Secret>,
     /// The origin's public keys, for a relay: key id and Ed25519 key (base64url).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<(String, String)>,

@@ -12,7 +12,7 @@ pub use close::{Close, CloseCode, Side};
 pub(crate) use control::REDACTED;
 pub use control::{
     Alternate, ClientMessage, ControlDecoder, Hello, Load, Parent, Placement, RelayInfo, Role,
-    RoomState, ServerMessage, Siblings, StageEntry, Subscribed, Welcome, encode_control,
+    RoomState, Secret, ServerMessage, Siblings, StageEntry, Subscribed, Welcome, encode_control,
 };
 pub use datagram::{
     Beacon, Datagram, DatagramError, Framing, RepairRequest, SpeechRequest, beacon_bytes,

@@ -101,8 +101,8 @@ impl Row {
             "affected": self.affected,
             "fired": self.fired,
             "returned_percent": round(self.returned_percent),
-            "gap_ms_p50": round(quantile(&mut gaps, 0.5)),
-            "gap_ms_p99": round(quantile(&mut gaps, 0.99)),
+            "gap_ms_p50": round(gap(&mut gaps, 0.5)),
+            "gap_ms_p99": round(gap(&mut gaps, 0.99)),
             "ticks_missing_after_replay": self.missing_after_replay,
             "ticks_lost_elsewhere": self.lost_elsewhere,
             "missing_percent": round(self.missing_percent),
@@ -117,6 +117,11 @@ impl Row {
     fn note(&mut self, name: &str, value: impl Into<Value>) {
         self.more.insert(name.to_owned(), value.into());
     }
+}
+
+/// A quantile of the gaps of those whom a fault touched; 0 where it touched nobody.
+fn gap(gaps: &mut [f64], share: f64) -> f64 {
+    quantile(gaps, share).unwrap_or(0.0)
 }
 
 /// Runs the bench and returns its report. Progress goes to `say`.

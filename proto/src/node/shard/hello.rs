@@ -9,8 +9,8 @@ use crate::pass::Pass;
 use crate::session::{Budget, SessionKey, State, Step};
 use crate::token::{ANY_RELAY, Claims};
 use crate::wire::{
-    ClientMessage, Close, CloseCode, FEATURES, Hello, Load, Role, ServerMessage, Subscribed,
-    VERSION, Welcome,
+    ClientMessage, Close, CloseCode, FEATURES, Hello, Load, Role, Secret, ServerMessage,
+    Subscribed, VERSION, Welcome,
 };
 use crate::{Time, limits};
 
@@ -268,7 +268,7 @@ impl NodeShard {
         identity: &str,
         room: Option<Subscribed>,
         slot: Option<(u16, u16)>,
-        pass: Option<String>,
+        pass: Option<Secret>,
     ) {
         self.stats.joined += 1;
         self.joins += 1;

@@ -11,7 +11,7 @@ use crate::random::Random;
 use crate::session::{SessionKey, State, Step};
 use crate::token::Claims;
 use crate::wire::{
-    Alternate, Beacon, Close, CloseCode, Hello, Role, ServerMessage, Siblings, TickKey,
+    Alternate, Beacon, Close, CloseCode, Hello, Role, Secret, ServerMessage, Siblings, TickKey,
     beacon_bytes,
 };
 use crate::{Time, limits};
@@ -105,7 +105,7 @@ impl NodeShard {
         room: &str,
         identity: &str,
         anonymous: bool,
-    ) -> Option<String> {
+    ) -> Option<Secret> {
         let (key, certificate) =
             (self.settings.pass_key.as_ref()?, self.siblings.certificate.as_ref()?);
         let iat = self.unix_s(now);
@@ -117,7 +117,7 @@ impl NodeShard {
             exp: iat.saturating_add(limits::PASS_S),
             anonymous,
         };
-        key.give(certificate, &pass).ok()
+        key.give(certificate, &pass).ok().map(Secret)
     }
 
     /// The pass that a hello shows, if it is good for whoever shows it. One that is not makes its
@@ -130,7 +130,7 @@ impl NodeShard {
     ) -> Option<Pass> {
         let text = hello.pass.as_ref()?;
         let unix_s = self.unix_s(now);
-        let seen = self.passes.verify(&self.verifier, text, &hello.room, unix_s);
+        let seen = self.passes.verify(&self.verifier, &text.0, &hello.room, unix_s);
         let own = |pass: &Pass| match claims {
             Some(claims) => !pass.anonymous && claims.sub == pass.sub,
             None => pass.anonymous,
