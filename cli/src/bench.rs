@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use stentor_lab::bench::fanout::{self, FanoutOptions};
+use stentor_lab::bench::fanout::{self, FanoutOptions, Stage};
 use stentor_relay::exit::{self, Error};
 
 use crate::console::{Meter, say};
@@ -13,7 +13,7 @@ const EXAMPLES: &str = "\
 Examples:
   stentor bench fanout --json > fanout.json
   stentor bench fanout --listeners 500 --speakers 1,4 --chart fanout.svg
-  stentor bench fanout --listeners 200 --rounds 5 --seconds 2 --quick
+  stentor bench fanout --listeners 200 --rounds 5 --seconds 2 --stages cost
 
 Ends within 5 minutes with its defaults. Needs two cores: the relay has one to itself.
 Exit code 0 when it has measured, whatever the figures; 1 when it could not.";
@@ -44,9 +44,9 @@ pub struct FanoutArgs {
     /// Rounds, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
-    /// Measure the cost alone: no joins, memory and hop delay
-    #[arg(long)]
-    quick: bool,
+    /// Measure these parts alone: hop, cost, plain-acks, joins, memory
+    #[arg(long, value_name = "STAGE,...", value_delimiter = ',', value_parser = parse_stage)]
+    stages: Vec<Stage>,
     /// Draw a chart (SVG)
     #[arg(long, value_name = "FILE")]
     chart: Option<PathBuf>,
@@ -66,7 +66,10 @@ pub(crate) fn fanout(args: &FanoutArgs) -> Result<(), Error> {
         speakers: args.speakers.clone(),
         seconds: args.seconds,
         rounds: args.rounds,
-        stages: !args.quick,
+        stages: match args.stages.as_slice() {
+            [] => Stage::ALL.to_vec(),
+            stages => stages.to_vec(),
+        },
         chart: args.chart.clone(),
         events: args.events.clone(),
     };
@@ -82,4 +85,10 @@ pub(crate) fn fanout(args: &FanoutArgs) -> Result<(), Error> {
         true => report.print().map_err(|error| Error::Runtime(format!("standard output: {error}"))),
         false => exit::print(&report.table()),
     }
+}
+
+fn parse_stage(text: &str) -> Result<Stage, String> {
+    let names = Stage::ALL.map(Stage::name).join(", ");
+    let stage = Stage::ALL.into_iter().find(|stage| stage.name() == text);
+    stage.ok_or_else(|| format!("there is no stage {text}; there are {names}"))
 }

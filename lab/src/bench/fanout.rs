@@ -25,6 +25,38 @@ const OTHER_CORE: usize = 1;
 /// UDP sockets that the listeners share, and the floor's receivers too.
 const SOCKETS: usize = 16;
 
+/// A part of the bench.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The delay of a hop between two relays, and to the listeners.
+    Hop,
+    /// CPU for each delivered tick, beside the floor.
+    Cost,
+    /// The same with listeners that acknowledge as plain quinn does.
+    PlainAcks,
+    /// Joins in a CPU second of the relay, anonymous and with a token each.
+    Joins,
+    /// Memory for each listener.
+    Memory,
+}
+
+impl Stage {
+    /// All of them, in the order in which they run.
+    pub const ALL: [Self; 5] = [Self::Hop, Self::Cost, Self::PlainAcks, Self::Joins, Self::Memory];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hop => "hop",
+            Self::Cost => "cost",
+            Self::PlainAcks => "plain-acks",
+            Self::Joins => "joins",
+            Self::Memory => "memory",
+        }
+    }
+}
+
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct FanoutOptions {
@@ -38,8 +70,8 @@ pub struct FanoutOptions {
     pub seconds: f64,
     /// Rounds.
     pub rounds: usize,
-    /// Whether joins, memory and hop delay are measured too.
-    pub stages: bool,
+    /// What is measured.
+    pub stages: Vec<Stage>,
     /// Where the chart goes.
     pub chart: Option<PathBuf>,
     /// Where events go.
@@ -68,23 +100,16 @@ pub fn run(options: &FanoutOptions, say: &mut dyn FnMut(&str)) -> Result<Report>
     report.set("rate_hz", options.rate_hz);
     report.set("speakers", options.speakers.iter().copied().map(Value::from).collect::<Vec<_>>());
     report.set("frame_bytes", 120);
-    if options.stages {
-        stages::hop(&mut rig, say, &mut report)?;
-    }
-    say(&format!("{} listeners join", options.listeners));
-    rig.crowd.grow(options.listeners, Duration::from_secs(60))?;
-    let rounds = rounds::run(options, &mut rig, say, &mut events)?;
-    cost(&mut report, options, &rounds);
-    if options.stages {
-        plain_acks(options, &mut rig, say, &mut events, &mut report)?;
-        stages::joins(&mut rig, say, &mut report)?;
-        stages::memory(&mut rig, say, &mut report)?;
+    for stage in Stage::ALL.into_iter().filter(|stage| options.stages.contains(stage)) {
+        match stage {
+            Stage::Hop => stages::hop(&mut rig, say, &mut report)?,
+            Stage::Cost => rounds_of_cost(options, &mut rig, say, &mut events, &mut report)?,
+            Stage::PlainAcks => plain_acks(options, &mut rig, say, &mut events, &mut report)?,
+            Stage::Joins => stages::joins(&mut rig, say, &mut report)?,
+            Stage::Memory => stages::memory(&mut rig, say, &mut report)?,
+        }
     }
     rig.choir.finish()?;
-    if let Some(path) = &options.chart {
-        chart::draw(path, options, &rounds)?;
-        say(&format!("chart: {}", path.display()));
-    }
     Ok(report)
 }
 
@@ -97,6 +122,12 @@ fn check(options: &FanoutOptions) -> Result<()> {
     }
     if options.listeners == 0 || options.listeners > 4_000 || options.rounds == 0 {
         bail!("--listeners must be 1 to 4000, and there must be a round");
+    }
+    if options.stages.is_empty() {
+        bail!("--stages names nothing to measure");
+    }
+    if options.chart.is_some() && !options.stages.contains(&Stage::Cost) {
+        bail!("--chart shows the stage `cost`, which --stages leaves out");
     }
     Ok(())
 }
@@ -158,6 +189,25 @@ fn crowd(bed: &Bed, relay: usize, room: &str, acks: Acks, tokens: Vec<String>) -
         sockets: SOCKETS,
         at_once: 32,
     })
+}
+
+/// The rounds that the bench is named for, and their chart.
+fn rounds_of_cost(
+    options: &FanoutOptions,
+    rig: &mut Rig,
+    say: &mut dyn FnMut(&str),
+    events: &mut Events,
+    report: &mut Report,
+) -> Result<()> {
+    say(&format!("{} listeners join", options.listeners));
+    rig.crowd.grow(options.listeners, Duration::from_secs(60))?;
+    let rounds = rounds::run(options, rig, say, events)?;
+    cost(report, options, &rounds);
+    if let Some(path) = &options.chart {
+        chart::draw(path, options, &rounds)?;
+        say(&format!("chart: {}", path.display()));
+    }
+    Ok(())
 }
 
 /// The same with listeners that acknowledge as plain quinn does: what a stranger's client costs.
