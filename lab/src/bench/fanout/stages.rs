@@ -84,17 +84,17 @@ pub(super) fn joins(rig: &mut Rig, say: &mut dyn FnMut(&str), report: &mut Repor
     rig.crowd.leave();
     rig.crowd.listen(Duration::from_secs(1))?;
     say("joins without a token");
-    let anonymous = churn(rig, Vec::new())?;
+    let anonymous = churn(rig, Vec::new(), say)?;
     say("joins with a token each");
     let tokens = (0..TOKENS).map(|_| rig.bed.token("bench", Role::Listener));
     let tokens = tokens.collect::<Result<Vec<_>>>()?;
-    let with_token = churn(rig, tokens)?;
+    let with_token = churn(rig, tokens, say)?;
     report.set("handshakes_per_core_s", anonymous);
     report.set("joins_with_token_per_core_s", with_token);
     Ok(())
 }
 
-fn churn(rig: &Rig, tokens: Vec<String>) -> Result<f64> {
+fn churn(rig: &Rig, tokens: Vec<String>, say: &mut dyn FnMut(&str)) -> Result<f64> {
     let mut crowd = crowd(&rig.bed, 0, "bench", Acks::Patient, tokens)?;
     let before = rig.bed.relays[0].cpu_seconds()?;
     let joined = crowd.churn(CHURN)?;
@@ -102,6 +102,8 @@ fn churn(rig: &Rig, tokens: Vec<String>) -> Result<f64> {
     if joined < 100 {
         bail!("only {joined} joins completed");
     }
+    let busy = 100.0 * cpu / CHURN.as_secs_f64();
+    say(&format!("{joined} joins, the relay was busy {busy:.0} % of the time"));
     Ok(joined as f64 / cpu)
 }
 
