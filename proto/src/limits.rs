@@ -94,6 +94,11 @@ pub const SPEECH_DATAGRAMS_PER_S: u32 = 2 * FRAMES_PER_S;
 pub const CLOSE_AFTER: Duration = Duration::from_millis(25);
 /// Two ticks never close within this.
 pub const CLOSE_APART: Duration = Duration::from_millis(15);
+/// Ticks are made to begin with another speaker if each then waits this much less: more than a
+/// phase shifts from tick to tick …
+pub const REGROUP_GAIN: Duration = Duration::from_millis(5);
+/// … and this many ticks would have (2 s): the one extra tick that it takes is 1 % of them.
+pub const REGROUP_AFTER: u32 = 100;
 /// A surplus frame waits this long for a later tick, then it is dropped and counted.
 pub const SURPLUS_WAIT: Duration = Duration::from_millis(60);
 /// The origin asks a speaker for a missing frame for this long.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::phases::Phases;
 use super::stats::RoomStats;
 use crate::wire::{Frame, SpeechFrame};
 use crate::{Time, limits};
@@ -31,6 +32,7 @@ pub(super) struct Collector {
     /// Ticks closed so far.
     closed: u64,
     last_close: Option<Time>,
+    phases: Phases,
     heartbeat: Heartbeat,
 }
 
@@ -82,6 +84,7 @@ impl Collector {
             open: None,
             closed: 0,
             last_close: None,
+            phases: Phases::default(),
             heartbeat: Heartbeat {
                 since: now,
                 sent: 0,
@@ -153,6 +156,8 @@ impl Collector {
             return None;
         }
         self.expire(now, stats);
+        let came = self.shares(audible);
+        self.phases.closes(came, scaled(limits::TICK, self.frames));
         let closed = self.take(now, audible);
         self.closed += 1;
         self.last_close = Some(now);
@@ -191,9 +196,25 @@ impl Collector {
             return true;
         }
         let ready = |voice: &Voice| voice.current >= self.frames || voice.pauses;
+        if let Some(early) = self.phases.early()
+            && early.iter().all(|slot| self.voices.get(slot).is_some_and(ready))
+        {
+            return true;
+        }
         let expected = |voice: &&Voice| voice.spoke_lately(self.closed);
         let mut audible = audible.iter().filter_map(|slot| self.voices.get(slot));
         ready(opener) && audible.by_ref().filter(expected).all(ready)
+    }
+
+    /// When each expected speaker's share of the tick was there; empty if anyone has more or less.
+    fn shares(&self, audible: &[u16]) -> Vec<(Time, u16)> {
+        let voices = audible.iter().filter_map(|slot| Some((*slot, self.voices.get(slot)?)));
+        let expected = voices.filter(|(_, voice)| voice.spoke_lately(self.closed));
+        let share = |(slot, voice): (u16, &Voice)| {
+            let exact = voice.current == self.frames && voice.waiting.len() == self.frames;
+            voice.waiting.back().filter(|_| exact).map(|last| (last.at, slot))
+        };
+        expected.map(share).collect::<Option<_>>().unwrap_or_default()
     }
 
     /// Drops what has waited for too long.

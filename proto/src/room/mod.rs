@@ -8,6 +8,7 @@ mod audible;
 mod collect;
 mod ingest;
 mod opus;
+mod phases;
 mod profile;
 mod stage;
 mod stats;

@@ -157,6 +157,46 @@ proptest! {
 }
 
 #[test]
+fn ticks_come_to_begin_after_the_widest_gap() {
+    let mut mean_of_all = 0;
+    for phase in 0..20 {
+        let chance = &mut Chance(phase + 1);
+        let mut events = stream(1, 100 * MS, 20 * MS, 300, 1_000, chance);
+        events.extend(stream(2, (100 + phase) * MS, 20 * MS, 300, 1_000, chance));
+        let mut room = room(settings(4, 20), 2);
+        let ticks = play(&mut room, events, 20_200 * MS);
+        assert_eq!(room.stats().frames_out, 2_000);
+        let spoken = spoken(&ticks);
+        assert!(spoken.len() <= 1_004, "{phase} ms apart: {} ticks", spoken.len());
+        let waits = spoken[500..900].iter().map(|(_, tick)| tick.collect.as_micros() as u64);
+        let mean = waits.sum::<u64>() / 400;
+        mean_of_all += mean / 20;
+        // Where both orders wait 7.5 to 12.5 ms, neither is worth an extra tick.
+        let best = phase.min(20 - phase) * MS;
+        let most = if best < 7_500 { best } else { 12_500 };
+        assert!(mean <= most + 700, "{phase} ms apart: {mean} µs");
+    }
+    assert!(mean_of_all < 6_500, "{mean_of_all} µs over all phases");
+}
+
+#[test]
+fn drifting_speakers_never_settle_on_a_long_wait() {
+    let chance = &mut Chance(5);
+    // 1 ms in 10 s: in 200 s the second passes through every phase of the first.
+    let mut events = stream(1, 100 * MS, 20 * MS, 500, 10_000, chance);
+    events.extend(stream(2, 103 * MS, 20_002, 500, 10_000, chance));
+    let mut room = room(settings(4, 20), 2);
+    let ticks = play(&mut room, events, 200_000 * MS);
+    let spoken = spoken(&ticks);
+    let mut waits: Vec<_> = spoken.iter().map(|(_, tick)| tick.collect.as_micros()).collect();
+    waits.sort_unstable();
+    let half = waits[waits.len() / 2];
+    assert!(half <= 6_000, "p50 {half} µs");
+    let per_tick = room.stats().frames_out as f64 / spoken.len() as f64;
+    assert!(per_tick >= 1.995, "{per_tick} frames a tick");
+}
+
+#[test]
 fn one_who_falls_silent_delays_nobody_for_long() {
     let chance = &mut Chance(1);
     let mut events = stream(1, 0, 20 * MS, 0, 100, chance);
