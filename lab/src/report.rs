@@ -5,6 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::Instant;
 
+use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -108,12 +109,15 @@ impl Spread {
     }
 }
 
-/// The value below which `share` (0 to 1) of the samples lie; 0 without samples.
-#[must_use]
-pub fn quantile(samples: &mut [f64], share: f64) -> f64 {
+/// The value below which `share` (0 to 1) of the samples lie.
+///
+/// # Errors
+/// Without a sample: then nothing was measured.
+pub fn quantile(samples: &mut [f64], share: f64) -> Result<f64> {
     samples.sort_by(f64::total_cmp);
     let last = samples.len().saturating_sub(1) as f64;
-    samples.get((last * share).round() as usize).copied().unwrap_or(0.0)
+    let sample = samples.get((last * share).round() as usize).copied();
+    sample.context("there is nothing to take a quantile of")
 }
 
 /// Writes one JSON line for each event, for those who analyse further.
@@ -175,8 +179,8 @@ mod tests {
     #[test]
     fn quantiles_lie_within_the_samples() {
         let mut samples = [5.0, 1.0, 3.0, 2.0, 4.0];
-        assert_eq!(quantile(&mut samples, 0.5), 3.0);
-        assert_eq!(quantile(&mut samples, 0.99), 5.0);
-        assert_eq!(quantile(&mut [], 0.5), 0.0);
+        assert_eq!(quantile(&mut samples, 0.5).unwrap(), 3.0);
+        assert_eq!(quantile(&mut samples, 0.99).unwrap(), 5.0);
+        assert!(quantile(&mut [], 0.5).is_err());
     }
 }

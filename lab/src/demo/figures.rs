@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
@@ -122,6 +122,10 @@ pub(super) fn outcome(
     report.set("ticks_sent", tree.journal.count(ORIGIN, first, last));
     report.set("ticks_lost", stays.iter().map(|stay| stay.lost()).sum::<u64>());
     let column = |pick: fn(&Stay) -> f64| stays.iter().map(|stay| pick(stay)).collect::<Vec<f64>>();
+    let mut unmeasured = Vec::new();
+    let mut both = |report: &mut Report, name: &str, samples: &mut [f64]| {
+        unmeasured.extend(quantiles(report, name, samples).err().map(|why| format!("{why:#}")));
+    };
     both(&mut report, "join_ms", &mut column(|stay| stay.join_ms));
     both(&mut report, "first_tick_ms", &mut column(|stay| stay.first_tick_ms));
     let one_way = one_way(memories)?;
@@ -135,6 +139,7 @@ pub(super) fn outcome(
         "mouth_to_ear_ms",
         &mut lags.map(|hearing| hearing.lag_ms).collect::<Vec<_>>(),
     );
+    failures.append(&mut unmeasured);
     report.set("windows_masked_share", files.masked_share());
     Ok(Outcome { report, failures })
 }
@@ -204,9 +209,12 @@ fn note(stay: &Stay, fault: Option<&str>, files: &Files, events: &mut Events) ->
     Ok(())
 }
 
-fn both(report: &mut Report, name: &str, samples: &mut [f64]) {
-    report.set(&format!("{name}_p50"), quantile(samples, 0.5));
-    report.set(&format!("{name}_p99"), quantile(samples, 0.99));
+fn quantiles(report: &mut Report, name: &str, samples: &mut [f64]) -> Result<()> {
+    for (share, at) in [("p50", 0.5), ("p99", 0.99)] {
+        let value = quantile(samples, at).with_context(|| format!("{name} was not measured"))?;
+        report.set(&format!("{name}_{share}"), value);
+    }
+    Ok(())
 }
 
 fn one_way(memories: &[Memories]) -> Result<Histogram<u64>> {

@@ -48,14 +48,15 @@ pub(super) fn hop(rig: &mut Rig, say: &mut dyn FnMut(&str), report: &mut Report)
     if hops.len() < 100 || last_hops.len() < 100 {
         bail!("too few ticks passed the hop: {} and {}", hops.len(), last_hops.len());
     }
-    report.set("hop_ms_p50", quantile(&mut hops, 0.5));
-    report.set("hop_ms_p99", quantile(&mut hops, 0.99));
-    report.set("last_hop_ms_p50", quantile(&mut last_hops, 0.5));
-    report.set("last_hop_ms_p99", quantile(&mut last_hops, 0.99));
+    report.set("hop_ms_p50", quantile(&mut hops, 0.5)?);
+    report.set("hop_ms_p99", quantile(&mut hops, 0.99)?);
+    report.set("last_hop_ms_p50", quantile(&mut last_hops, 0.5)?);
+    report.set("last_hop_ms_p99", quantile(&mut last_hops, 0.99)?);
     let collect = &rig.bed.origin.topology()?["collect_ms_p50"];
-    report.set("collect_ms_p50", collect.as_f64().unwrap_or(0.0));
+    let collect = collect.as_f64().context("the origin tells no collect_ms_p50")?;
+    report.set("collect_ms_p50", collect);
     let mut joins = rig.crowd.joins();
-    report.set("first_tick_ms_p50", quantile(&mut joins.first_tick_ms, 0.5));
+    report.set("first_tick_ms_p50", quantile(&mut joins.first_tick_ms, 0.5)?);
     below.leave();
     below.listen(Duration::from_millis(200))
 }
