@@ -4,6 +4,7 @@ mod feeds;
 mod links;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use self::feeds::RelayRoom;
@@ -15,11 +16,11 @@ use super::view::{NodeView, ParentView, RoomView};
 use crate::random::Random;
 use crate::session::{Budget, SessionKey};
 use crate::tree::{Attach, Sums};
-use crate::wire::{ClientMessage, Close, CloseCode, Load, RelayInfo, encode_control};
+use crate::wire::{ClientMessage, Close, CloseCode, Load, REDACTED, RelayInfo, encode_control};
 use crate::{Time, limits};
 
 /// What a relay's control is told when it starts.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RelaySettings {
     /// What the relay says of itself.
     pub info: RelayInfo,
@@ -33,6 +34,21 @@ pub struct RelaySettings {
     pub unix_us_at_zero: u64,
     /// Randomness for the spread of retries.
     pub seed: u64,
+}
+
+/// All but the token.
+impl fmt::Debug for RelaySettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { info, token, origin, agent, unix_us_at_zero, seed } = self;
+        f.debug_struct("RelaySettings")
+            .field("info", info)
+            .field("token", &token.as_ref().map(|_| REDACTED))
+            .field("origin", origin)
+            .field("agent", agent)
+            .field("unix_us_at_zero", unix_us_at_zero)
+            .field("seed", seed)
+            .finish()
+    }
 }
 
 /// Control of a relay.
@@ -257,5 +273,24 @@ impl RelayRoom {
             stage: Vec::new(),
             counters: Vec::new(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_do_not_show_their_token() {
+        let settings = RelaySettings {
+            info: serde_json::from_str(r#"{"id":"a","address":"a:1","capacity":1}"#).unwrap(),
+            token: Some("ey.secret".to_owned()),
+            origin: "origin:7843".to_owned(),
+            agent: String::new(),
+            unix_us_at_zero: 0,
+            seed: 0,
+        };
+        let shown = format!("{settings:?}");
+        assert!(shown.contains("origin:7843") && !shown.contains("secret"), "{shown}");
     }
 }

@@ -1,6 +1,8 @@
 //! Control messages: length-prefixed JSON on the session's one bidirectional stream
 //! (`docs/PROTOCOL.md` section 3).
 
+use std::fmt;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +74,7 @@ pub enum ClientMessage {
 }
 
 /// The first message of every session.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
     /// The protocol version that the client speaks: [`super::VERSION`].
     pub version: u32,
@@ -106,6 +108,29 @@ pub struct Hello {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayInfo>,
 }
+
+/// All but the token: whoever reads a log must not be able to join with it.
+impl fmt::Debug for Hello {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, features, role, room, token, name, agent, playout_ms, last, relay } =
+            self;
+        f.debug_struct("Hello")
+            .field("version", version)
+            .field("features", features)
+            .field("role", role)
+            .field("room", room)
+            .field("token", &token.as_ref().map(|_| REDACTED))
+            .field("name", name)
+            .field("agent", agent)
+            .field("playout_ms", playout_ms)
+            .field("last", last)
+            .field("relay", relay)
+            .finish()
+    }
+}
+
+/// What stands for a secret where a value is shown.
+pub(crate) const REDACTED: &str = "[redacted]";
 
 /// What a relay says of itself when it registers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -415,5 +440,18 @@ impl ControlDecoder {
         serde_json::from_slice(&message).map(Some).map_err(|e| {
             Close::new(CloseCode::Protocol, format!("a control message is not valid: {e}"))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hello_does_not_show_its_token() {
+        let json = r#"{"version":1,"role":"listener","room":"r","token":"ey.secret"}"#;
+        let hello: Hello = serde_json::from_str(json).unwrap();
+        let shown = format!("{:?}", ClientMessage::Hello(hello));
+        assert!(shown.contains("[redacted]") && !shown.contains("secret"), "{shown}");
     }
 }

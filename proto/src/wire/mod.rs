@@ -9,6 +9,7 @@ mod datagram;
 mod tick;
 
 pub use close::{Close, CloseCode, Side};
+pub(crate) use control::REDACTED;
 pub use control::{
     Alternate, ClientMessage, ControlDecoder, Hello, Load, Parent, Placement, RelayInfo, Role,
     RoomState, ServerMessage, Siblings, StageEntry, Subscribed, Welcome, encode_control,
