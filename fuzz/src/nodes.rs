@@ -426,7 +426,7 @@ fn to_control(a: u8, b: u8) -> ToControl {
         5 => ToControl::StageLeave { session },
         6 => {
             let slot = u16::from(b >> 4);
-            ToControl::Speech { room: u32::from(b % 4), slot, frames: frames(b) }
+            ToControl::Speech { room: u32::from(b % 4), slot, frames: frames(b), at: Time::ZERO }
         }
         7 => ToControl::RelayJoin { session, info: relay_info(b) },
         8 => ToControl::RelayLoad { session, load: load(a, b) },

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::Time;
 use crate::session::SessionKey;
 use crate::wire::{
     Close, Load, Placement, RelayInfo, Role, RoomState, Siblings, SpeechFrame, SpeechRequest,
@@ -73,6 +74,8 @@ pub enum ToControl {
         slot: u16,
         /// The frames.
         frames: Vec<SpeechFrame>,
+        /// When the shard took them from its socket.
+        at: Time,
     },
     /// A relay registers (at the origin) or becomes a child.
     RelayJoin {

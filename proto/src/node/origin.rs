@@ -83,6 +83,8 @@ pub struct OriginControl {
     totals: BTreeMap<u16, (u32, u32)>,
     draining: bool,
     ticks: VecDeque<Tick>,
+    /// How long the newest frame took from its shard to here.
+    handover: Duration,
     /// How long ticks collected, in microseconds, for the shell's histogram.
     collected: VecDeque<(u32, u8)>,
     effects: VecDeque<ControlEffect>,
@@ -113,6 +115,7 @@ impl OriginControl {
             totals: BTreeMap::new(),
             draining: false,
             ticks: VecDeque::new(),
+            handover: Duration::ZERO,
             collected: VecDeque::new(),
             effects: VecDeque::new(),
             stats: ControlStats::default(),
@@ -156,7 +159,10 @@ impl OriginControl {
                 self.stage_join(now, session, &room, identity, name, role);
             }
             ToControl::StageLeave { session } => self.stage_leave(now, session),
-            ToControl::Speech { room, slot, frames } => self.speech(now, room, slot, frames),
+            ToControl::Speech { room, slot, frames, at } => {
+                self.handover = now.since(at);
+                self.speech(now, room, slot, frames);
+            }
             ToControl::RelayJoin { session, info } => self.relay_join(now, session, info),
             ToControl::RelayLoad { session, load } => self.relay_load(now, session, &load),
             ToControl::RelayLeave { session } => self.relay_leave(now, session),
@@ -388,7 +394,9 @@ impl OriginControl {
         let Some(entry) = self.rooms.get_mut(&id) else { return };
         while let Some(tick) = entry.room.poll_tick() {
             if tick.frames > 0 && self.collected.len() < limits::TICK_QUEUE {
-                let waited = u32::try_from(tick.collect.as_micros()).unwrap_or(u32::MAX);
+                // A speaker alone waits for nobody, and yet the frame was handed from thread to thread.
+                let waited = (tick.collect + self.handover).as_micros();
+                let waited = u32::try_from(waited).unwrap_or(u32::MAX);
                 self.collected.push_back((waited, tick.frames));
             }
             self.stats.ticks += 1;

@@ -126,7 +126,7 @@ impl NodeShard {
             self.stats.drop_speech_budget += 1;
             return;
         }
-        self.tell(ToControl::Speech { room, slot, frames });
+        self.tell(ToControl::Speech { room, slot, frames, at: now });
     }
 
     /// A connection could not take what `fanout` sends: from here on its session is served that
