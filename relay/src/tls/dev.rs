@@ -7,7 +7,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -59,6 +59,14 @@ pub enum DevError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Others than this user may write into it, and so have these keys for theirs.
+    #[error("development directory: {path:?} {problem}; the keys in it would be anyone's")]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// Who may write, and what to do.
+        problem: String,
+    },
     /// Keys or certificates could not be made.
     #[error("development directory: {0}")]
     Crypto(String),
@@ -85,6 +93,7 @@ impl DevDir {
             .mode(0o700)
             .create(path)
             .map_err(|error| io_error(path, error))?;
+        check_owner(path)?;
         let file = path.join(AUTHORITY);
         let pem = publish(&file, 0o600, make_authority)?;
         let key = KeyPair::from_pem(&pem).map_err(|e| damaged(&file, e))?;
@@ -252,6 +261,20 @@ fn write_draft(file: &Path, mode: u32, content: &str) -> Result<PathBuf, DevErro
     };
     write().map_err(|error| io_error(&draft, error))?;
     Ok(draft)
+}
+
+/// Whether the directory is this user's, and writable by nobody else.
+fn check_owner(path: &Path) -> Result<(), DevError> {
+    let stat = |path: &Path| fs::metadata(path).map_err(|error| io_error(path, error));
+    let (found, own) = (stat(path)?, stat(Path::new("/proc/self"))?.uid());
+    let open = |problem| Err(DevError::Open { path: path.to_owned(), problem });
+    if found.uid() != own {
+        return open(format!("belongs to user {}, and this is user {own}", found.uid()));
+    }
+    match found.mode() & 0o022 {
+        0 => Ok(()),
+        _ => open(format!("is writable by others (mode {:o}): chmod go-w", found.mode() & 0o777)),
+    }
 }
 
 fn random_bytes() -> Result<[u8; 32], DevError> {

@@ -165,3 +165,19 @@ fn a_damaged_development_directory_is_named() {
     assert_ne!(made.relay_token().expose(), "old");
     assert_eq!(format!("{:?}", made.relay_token()), "***");
 }
+
+#[test]
+fn a_development_directory_that_others_may_write_into_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |mode| {
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for open in [0o770, 0o702] {
+        mode(open);
+        let error = DevDir::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("chmod go-w") && error.contains(&format!("{open:o}")), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is written there");
+    }
+    mode(0o755);
+    DevDir::open(dir.path()).unwrap();
+}
