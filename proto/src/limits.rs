@@ -284,6 +284,20 @@ pub const TO_CONTROL: usize = 8_192;
 pub const TO_SHARD: usize = 8_192;
 /// Ticks in the queue from control to a shard: 1 s of 20 rooms. A full queue drops the tick.
 pub const TICK_QUEUE: usize = 1_024;
+/// Packets in the queue to another shard of the node, whose connection IDs they carry: a burst of
+/// 10 ms at 100,000 a second. A full queue drops them.
+pub const FOREIGN_QUEUE: usize = 1_024;
+/// Lines of `--events` that wait for the disk: ten seconds of ten rooms. A full queue drops them.
+pub const EVENT_QUEUE: usize = 5_000;
+/// Packets read in one turn of a loop: they take well under a millisecond to work on.
+pub const PACKETS_PER_TURN: usize = 256;
+/// Ticks that a shard sends before it looks at its input again: acknowledgements that are not read
+/// fill the windows.
+pub const TICKS_PER_TURN: usize = 4;
+/// Messages from control that a shard works on in one turn.
+pub const SHARD_MESSAGES_PER_TURN: usize = 256;
+/// Messages from shards that control works on in one turn.
+pub const CONTROL_MESSAGES_PER_TURN: usize = 1_024;
 /// Verified tokens that a shard remembers.
 pub const TOKEN_CACHE: usize = 4_096;
 /// Sessions that a relay holds upwards: the origin, two parents, and two being replaced.
@@ -323,6 +337,8 @@ pub const CONTROL_BACKLOG_BYTES: usize = 32 * 1024;
 pub const CONTROL_WINDOW_BYTES: u32 = 32 * 1024;
 /// Handshakes that a shard starts in one turn of its loop: about 1 ms at 160 µs each.
 pub const HANDSHAKES_PER_TURN: usize = 6;
+/// A peer's handshake that has not ended by then is closed: meanwhile it holds as much as a listener.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// First packets of clients that wait for their handshake on one shard.
 pub const INCOMING: usize = 1_024;
 /// Bytes buffered for one client that waits for its handshake: a large first flight.

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use stentor_proto::limits;
 use stentor_proto::node::{NodeControl, NodeShard, ShardSettings};
 use stentor_proto::token::Verifier;
@@ -19,9 +19,6 @@ use crate::quic::config::{ConfigError, SharedKeys, TransportSettings, server_con
 use crate::quic::sys::{BindOptions, Waiter, Waker, bind, pin_to_core};
 use crate::quic::{Driver, DriverSettings};
 use crate::uplink::{Control, ControlPorts, ControlReport, EventLog, ShardLink, Uplinks};
-
-/// Packets that wait for another shard.
-const FOREIGN_QUEUE: usize = 1_024;
 
 /// What a node is made of.
 pub struct NodePlan {
@@ -86,7 +83,7 @@ pub struct RunningNode {
     pub failed: Receiver<String>,
     keys: SharedKeys,
     transport: TransportSettings,
-    tls: Vec<Sender<Arc<quinn_proto::ServerConfig>>>,
+    tls: Vec<Reloads>,
     stop: Arc<AtomicBool>,
     drain: Arc<OnceLock<Duration>>,
     #[cfg(feature = "fault-injection")]
@@ -126,7 +123,7 @@ impl RunningNode {
         let (others, inboxes): (Vec<_>, Vec<_>) = waiters
             .iter()
             .map(|waiter| {
-                let (sender, receiver) = bounded(FOREIGN_QUEUE);
+                let (sender, receiver) = bounded(limits::FOREIGN_QUEUE);
                 ((sender, waiter.waker()), receiver)
             })
             .unzip();
@@ -155,7 +152,7 @@ impl RunningNode {
                 control: control_waiter.waker(),
                 foreign,
                 others: others.clone(),
-                tls,
+                tls: tls.clone(),
             };
             let report = Arc::<ShardReport>::default();
             let stop = node.stop.clone();
@@ -164,7 +161,7 @@ impl RunningNode {
             let core = plan.cores.get(usize::from(shard)).copied();
             node.spawn(format!("shard-{shard}"), core, failed_at.clone(), move || thread.run())?;
             node.shards.push(report);
-            node.tls.push(tls_in);
+            node.tls.push((tls_in, tls));
             node.wakers.push(waker.clone());
             links.push(ShardLink { ticks: ticks_in, messages: messages_in, waker });
         }
@@ -208,9 +205,8 @@ impl RunningNode {
     /// When it is not usable; the former one stays in use.
     pub fn set_tls(&self, tls: rustls::ServerConfig) -> Result<(), ConfigError> {
         let server = server_config(tls, &self.keys, &self.transport)?;
-        for queue in &self.tls {
-            // A shard that has not taken the last one yet takes this one with the next reload.
-            let _ = queue.try_send(server.clone());
+        for (queue, waiting) in &self.tls {
+            put_latest(queue, waiting, server.clone());
         }
         self.wake();
         Ok(())
@@ -296,9 +292,30 @@ fn share(whole: u32, shards: u16, shard: u16) -> u32 {
     whole / u32::from(shards) + u32::from(u32::from(shard) < whole % u32::from(shards))
 }
 
+/// Both ends of the queue of certificates to a shard: what it has not taken yet gives way.
+type Reloads = (Sender<Arc<quinn_proto::ServerConfig>>, Receiver<Arc<quinn_proto::ServerConfig>>);
+
+/// Puts a value into a queue of one; what waits there gives way.
+fn put_latest<T>(queue: &Sender<T>, waiting: &Receiver<T>, value: T) {
+    let mut value = value;
+    while let Err(TrySendError::Full(latest)) = queue.try_send(value) {
+        let _ = waiting.try_recv();
+        value = latest;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_latest_certificate_waits() {
+        let (queue, waiting) = bounded(1);
+        for number in 0..3 {
+            put_latest(&queue, &waiting, number);
+        }
+        assert_eq!(waiting.try_iter().collect::<Vec<_>>(), [2]);
+    }
 
     #[test]
     fn shares_add_up_to_the_whole() {

@@ -162,11 +162,13 @@ impl Observer {
         for (cause, count) in drops {
             self.count(&metrics::DROPS, cause, count);
         }
-        let driver = &sums.driver;
+        let mut driver = sums.driver;
+        driver += control.uplinks;
         for (cause, count) in [
             ("tick_queue", control.drop_tick_queue),
             ("shard_queue", control.drop_shard_queue),
             ("foreign_queue", sums.drop_foreign),
+            ("events", control.drop_events),
             ("send_would_block", driver.send_would_block),
             ("send_failed", driver.send_failed),
             ("oversized", driver.oversized),
@@ -174,7 +176,8 @@ impl Observer {
             ("incoming_refused", driver.incoming_refused),
             ("incoming_full", driver.incoming_full),
             ("incoming_retried", driver.incoming_retried),
-            ("handshakes_failed", driver.handshakes_failed),
+            ("handshakes_failed", driver.handshakes_failed - driver.handshakes_slow),
+            ("handshakes_slow", driver.handshakes_slow),
             ("datagrams_too_small", driver.datagrams_too_small),
             ("streams_refused", driver.streams_refused),
             ("control_too_slow", driver.control_too_slow),

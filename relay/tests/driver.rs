@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rig::{Node, Rig};
-use stentor_proto::limits::CONTROL_BACKLOG_BYTES;
+use stentor_proto::limits::{CONTROL_BACKLOG_BYTES, HANDSHAKE_DEADLINE};
 use stentor_proto::wire::{ALPN, CloseCode};
 use stentor_relay::quic::{ClosedBy, Outcome, SendControlError};
 
@@ -316,6 +316,26 @@ fn under_attack_addresses_are_proven_first() {
         server.connected.len() == 1 && client.connected.len() == 1
     });
     assert_eq!(server.driver.stats().incoming_retried, 1);
+}
+
+#[test]
+fn a_handshake_that_does_not_end_is_given_up() {
+    let rig = Rig::new();
+    let mut server = rig.server("127.0.0.1:0");
+    let mut client = rig.client("127.0.0.1:0");
+    client.connect(&rig, server.address());
+    client.driver.flush(rig::now());
+    // The client is silent from here on: the server's answer is never read.
+    rig::until([&mut server], |[server]| server.driver.handshaking() == 1);
+    let now = rig::now();
+    let due = server.driver.next_timeout().unwrap();
+    assert!(due <= now + HANDSHAKE_DEADLINE);
+    server.driver.handle_timeouts(now + HANDSHAKE_DEADLINE / 2);
+    assert_eq!(server.driver.handshaking(), 1);
+    server.driver.handle_timeouts(now + HANDSHAKE_DEADLINE);
+    assert_eq!(server.driver.handshaking(), 0);
+    assert_eq!(server.driver.stats().handshakes_slow, 1);
+    assert!(server.driver.poll_event().is_none(), "nobody knew the connection");
 }
 
 #[test]

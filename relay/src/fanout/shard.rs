@@ -21,18 +21,12 @@ use crate::observe;
 use crate::quic::sys::{Waiter, Waker};
 use crate::quic::{Driver, DriverStats, Event, Outcome, Packet};
 
-/// Packets read in one turn: a batch that takes well under a millisecond to work on.
-const PACKETS_PER_TURN: usize = 256;
-/// Messages from control that are worked on in one turn.
-const MESSAGES_PER_TURN: usize = 256;
 /// Each so many sessions let input wait a millisecond longer before it is drained, for most of it
 /// is acknowledgements, and waking for each costs more than it brings. A handshake is several
 /// packets in a few milliseconds and counts for sixteen.
 const SESSIONS_PER_MS: usize = 200;
 /// The longest that input waits.
 const INPUT_WAIT: Duration = Duration::from_millis(5);
-/// Ticks sent before input is looked at again: acknowledgements that are not read fill the windows.
-const TICKS_PER_TURN: usize = 4;
 /// Rounds of events and effects in one turn.
 const ROUNDS: usize = 4;
 
@@ -164,11 +158,11 @@ impl Shard {
         self.ticks(Instant::now());
         let now = Instant::now();
         self.timers(now);
-        for message in self.ports.messages.try_iter().take(MESSAGES_PER_TURN) {
+        for message in self.ports.messages.try_iter().take(limits::SHARD_MESSAGES_PER_TURN) {
             self.node.handle_message(self.clock.time(now), message);
         }
         if now >= self.input_due {
-            let received = self.driver.receive(now, PACKETS_PER_TURN)?;
+            let received = self.driver.receive(now, limits::PACKETS_PER_TURN)?;
             self.unsettled |= !received.drained;
             if received.drained {
                 let packets = self.driver.connections() + 16 * self.driver.handshaking();
@@ -180,7 +174,7 @@ impl Shard {
         if let Ok(config) = self.ports.tls.try_recv() {
             self.driver.set_server_config(Some(config));
         }
-        for packet in self.ports.foreign.try_iter().take(PACKETS_PER_TURN) {
+        for packet in self.ports.foreign.try_iter().take(limits::PACKETS_PER_TURN) {
             self.driver.inject(now, packet);
         }
         // What is sent may end a wait, and what is closed is an event: a few rounds settle it, and
@@ -201,7 +195,7 @@ impl Shard {
     }
 
     fn ticks(&mut self, now: Instant) {
-        for _ in 0..TICKS_PER_TURN {
+        for _ in 0..limits::TICKS_PER_TURN {
             let Ok(tick) = self.ports.ticks.try_recv() else { return };
             let now = Instant::now().max(now);
             if let Some(fanout) = self.node.handle_tick(self.clock.time(now), &tick) {

@@ -42,6 +42,8 @@ pub(super) struct Entry {
     pub(super) dirty: bool,
     /// A datagram waits inside quinn-proto.
     waiting: bool,
+    /// When a peer's handshake is given up; none once it is over, and for our own.
+    pub(super) handshake_due: Option<Instant>,
     /// The caller knows this connection, and is to be told its end.
     known: bool,
     /// `Event::Closed` has been taken, or is not owed.
@@ -70,6 +72,7 @@ impl Entry {
             state: State::Handshaking,
             dirty: false,
             waiting: false,
+            handshake_due: None,
             farewell: false,
             drained: false,
             control_stopped: false,
@@ -85,6 +88,11 @@ impl Entry {
     /// Whether quinn-proto ended the connection without the caller having been told.
     pub(super) fn died(&self) -> bool {
         self.state != State::Closed && self.quic.is_closed()
+    }
+
+    /// Whether the handshake is under way.
+    pub(super) fn handshakes(&self) -> bool {
+        self.state == State::Handshaking
     }
 
     /// Takes over what quinn-proto has to tell the application.

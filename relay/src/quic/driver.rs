@@ -165,7 +165,7 @@ impl Driver {
     /// connection needs it, often earlier.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.engine.timers.next()
+        self.engine.next_timeout()
     }
 
     /// The next event.

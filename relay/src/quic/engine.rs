@@ -4,7 +4,7 @@
 //! (and the endpoint's answers), its events, its datagrams. It is then noted as dirty, and polled for
 //! packets and its deadline at the next flush, once for however many packets arrived.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::mem;
 use std::net::{SocketAddr, UdpSocket};
@@ -16,7 +16,8 @@ use quinn_proto::{
     AcceptError, ClientConfig, Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint,
     EndpointEvent, Incoming, Transmit,
 };
-use stentor_proto::limits::INCOMING;
+use stentor_proto::limits::{HANDSHAKE_DEADLINE, INCOMING};
+use stentor_proto::wire::CloseCode;
 
 use super::cid::CID_BYTES;
 use super::connection::{Entry, Outbox, marks};
@@ -37,6 +38,8 @@ pub(super) struct Engine {
     dirty: Vec<u32>,
     due: Vec<u32>,
     pub(super) timers: Timers,
+    /// Deadlines of the handshakes that peers began.
+    handshakes: BTreeSet<(Instant, u32)>,
     batch: SendBatch,
     probe: SourceProbe,
     pub(super) outbox: Outbox,
@@ -62,6 +65,7 @@ impl Engine {
             dirty: Vec::new(),
             due: Vec::new(),
             timers: Timers::new(now),
+            handshakes: BTreeSet::new(),
             batch,
             probe: SourceProbe::default(),
             outbox: Outbox::default(),
@@ -163,6 +167,27 @@ impl Engine {
             }
         }
         self.due = due;
+        while let Some(&(at, index)) = self.handshakes.first()
+            && at <= now
+        {
+            self.handshakes.pop_first();
+            self.give_up(now, index);
+        }
+    }
+
+    /// When `handle_timeouts` is to be called next.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let handshake = self.handshakes.first().map(|(at, _)| *at);
+        self.timers.next().into_iter().chain(handshake).min()
+    }
+
+    /// Ends a handshake that takes too long: it holds as much memory as a listener.
+    fn give_up(&mut self, now: Instant, index: u32) {
+        let Some(entry) = self.entry_mut(index) else { return };
+        entry.handshake_due = None;
+        self.outbox.stats.handshakes_slow += 1;
+        let code = CloseCode::NoHello as u32;
+        self.close(now, ConnId(index), code, "the handshake did not end in time");
     }
 
     /// The hot path: one datagram into one connection, and its packet into the batch.
@@ -295,6 +320,11 @@ impl Engine {
         match self.endpoint.accept(incoming, now, self.batch.slot(), None) {
             Ok((handle, quic)) => {
                 let conn = self.insert(handle, quic);
+                let due = now + HANDSHAKE_DEADLINE;
+                if let Some(entry) = self.entry_mut(conn.0) {
+                    entry.handshake_due = Some(due);
+                    self.handshakes.insert((due, conn.0));
+                }
                 self.digest(now, conn.0, 0);
             }
             Err(AcceptError { response, .. }) => {
@@ -332,6 +362,11 @@ impl Engine {
             }
         }
         entry.poll(now, ConnId(index), received_ns, &mut self.outbox);
+        if !entry.handshakes()
+            && let Some(due) = entry.handshake_due.take()
+        {
+            self.handshakes.remove(&(due, index));
+        }
         if self.any_address {
             entry.check_source(now, &mut self.probe);
         }

@@ -250,6 +250,8 @@ pub struct DriverStats {
     pub connected: u64,
     /// Handshakes that failed before the connection was established.
     pub handshakes_failed: u64,
+    /// Of those, handshakes that did not end in time.
+    pub handshakes_slow: u64,
     /// First packets ignored because new connections are refused.
     pub incoming_refused: u64,
     /// First packets ignored because the driver holds as many connections as it may.
@@ -282,6 +284,7 @@ impl std::ops::AddAssign for DriverStats {
         self.handshakes += other.handshakes;
         self.connected += other.connected;
         self.handshakes_failed += other.handshakes_failed;
+        self.handshakes_slow += other.handshakes_slow;
         self.incoming_refused += other.incoming_refused;
         self.incoming_full += other.incoming_full;
         self.incoming_retried += other.incoming_retried;

@@ -8,10 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
+use stentor_proto::limits;
 use stentor_proto::node::Tick;
-
-/// Events that wait for the disk: ten seconds of ten rooms. A full queue drops and counts.
-const QUEUE: usize = 5_000;
 
 /// Writes events on a thread of its own, so that a slow disk delays no tick.
 #[derive(Debug)]
@@ -38,7 +36,7 @@ impl EventLog {
     /// When the file cannot be opened or the thread not started.
     pub fn open(node: &str, path: &Path) -> std::io::Result<Self> {
         let file = File::options().create(true).append(true).open(path)?;
-        let (queue, lines) = bounded::<Line>(QUEUE);
+        let (queue, lines) = bounded::<Line>(limits::EVENT_QUEUE);
         let node = serde_json::Value::from(node).to_string();
         let name = path.display().to_string();
         let write = move || {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
+use stentor_proto::limits;
 use stentor_proto::node::{
     ControlEffect, ControlStats, LinkId, NodeControl, NodeView, ToControl, ToShard,
 };
@@ -21,15 +22,11 @@ pub use self::events::EventLog;
 use self::resolve::{Resolved, Resolver};
 use crate::clock::Clock;
 use crate::quic::sys::{Waiter, Waker};
-use crate::quic::{ConnId, Driver, Event};
+use crate::quic::{ConnId, Driver, DriverStats, Event};
 use crate::{metrics, observe};
 
-/// Messages from shards that are worked on in one turn.
-const MESSAGES_PER_TURN: usize = 1_024;
 /// Ticks over which the time of collecting is given: ten seconds at 20 ms.
 const COLLECTED: usize = 500;
-/// Packets read in one turn.
-const PACKETS_PER_TURN: usize = 256;
 
 /// The ends of control's queues to one shard.
 pub struct ShardLink {
@@ -61,6 +58,10 @@ pub struct ControlReportStats {
     pub drop_tick_queue: u64,
     /// Messages that a shard's full queue dropped.
     pub drop_shard_queue: u64,
+    /// Lines of `--events` that were dropped because the disk was slow.
+    pub drop_events: u64,
+    /// What the uplinks' driver counted.
+    pub uplinks: DriverStats,
     /// Ticks with frames, and frames in them, since the start (at the origin).
     pub spoken: (u64, u64),
     /// How long ticks collected: p50 and p99 of the last ten seconds, in microseconds.
@@ -187,11 +188,11 @@ impl Control {
             self.node.handle_drain(time, within);
         }
         if let Some(uplinks) = &mut self.uplinks {
-            uplinks.driver.receive(now, PACKETS_PER_TURN)?;
+            uplinks.driver.receive(now, limits::PACKETS_PER_TURN)?;
             uplinks.driver.handle_timeouts(now);
         }
         self.link_events(now);
-        for _ in 0..MESSAGES_PER_TURN {
+        for _ in 0..limits::CONTROL_MESSAGES_PER_TURN {
             let Ok(message) = self.messages.try_recv() else { break };
             self.node.handle_message(time, message);
             self.pass_ticks(0);
@@ -360,6 +361,8 @@ impl Control {
         let at = |share: usize| sorted.get(sorted.len().saturating_sub(1) * share / 100).copied();
         self.stats.collect_us = (at(50).unwrap_or(0), at(99).unwrap_or(0));
         self.stats.control = self.node.stats();
+        self.stats.drop_events = self.events.as_ref().map_or(0, EventLog::dropped);
+        self.stats.uplinks = self.uplinks.as_ref().map(|u| *u.driver.stats()).unwrap_or_default();
         if let NodeControl::Origin(origin) = &self.node {
             let counters = origin.room_counters();
             self.stats.rooms = counters.map(|(room, c, n)| (room.to_owned(), c, n)).collect();
