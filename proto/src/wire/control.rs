@@ -109,11 +109,22 @@ pub struct Hello {
     pub relay: Option<RelayInfo>,
 }
 
-/// All but the token: whoever reads a log must not be able to join with it.
+/// All but token and pass: whoever reads a log must not be able to join with them.
 impl fmt::Debug for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, features, role, room, token, name, agent, playout_ms, last, relay } =
-            self;
+        let Self {
+            version,
+            features,
+            role,
+            room,
+            token,
+            name,
+            agent,
+            playout_ms,
+            last,
+            pass,
+            relay,
+        } = self;
         f.debug_struct("Hello")
             .field("version", version)
             .field("features", features)
@@ -124,6 +135,7 @@ impl fmt::Debug for Hello {
             .field("agent", agent)
             .field("playout_ms", playout_ms)
             .field("last", last)
+            .field("pass", &pass.as_ref().map(|_| REDACTED))
             .field("relay", relay)
             .finish()
     }
@@ -449,7 +461,8 @@ mod tests {
 
     #[test]
     fn a_hello_does_not_show_its_token() {
-        let json = r#"{"version":1,"role":"listener","room":"r","token":"ey.secret"}"#;
+        let json =
+            r#"{"version":1,"role":"listener","room":"r","token":"ey.secret","pass":"ey.secret"}"#;
         let hello: Hello = serde_json::from_str(json).unwrap();
         let shown = format!("{:?}", ClientMessage::Hello(hello));
         assert!(shown.contains("[redacted]") && !shown.contains("secret"), "{shown}");
