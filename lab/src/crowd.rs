@@ -310,8 +310,9 @@ impl Crowd {
         &self.failed
     }
 
-    /// Everyone leaves.
+    /// Everyone leaves, and nobody comes in their place.
     pub fn leave(&mut self) {
+        self.wanted = 0;
         let now = Instant::now();
         for desk in &mut self.desks {
             for ix in 0..desk.members.len() {
