@@ -185,8 +185,9 @@ impl Crowd {
         Ok(self.joined + self.done.len() - before)
     }
 
-    /// Everyone leaves.
+    /// Everyone leaves, and nobody comes in their place.
     pub fn leave(&mut self) {
+        self.wanted = 0;
         self.dismiss(|_| true);
     }
 

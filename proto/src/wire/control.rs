@@ -109,7 +109,7 @@ pub struct Hello {
     pub relay: Option<RelayInfo>,
 }
 
-/// All but the token: whoever reads a log must not be able to join with it.
+/// All but token and pass: whoever reads a log must not be able to join with them.
 impl fmt::Debug for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -472,7 +472,8 @@ mod tests {
 
     #[test]
     fn a_hello_does_not_show_its_token() {
-        let json = r#"{"version":1,"role":"listener","room":"r","token":"ey.secret"}"#;
+        let json =
+            r#"{"version":1,"role":"listener","room":"r","token":"ey.secret","pass":"ey.secret"}"#;
         let hello: Hello = serde_json::from_str(json).unwrap();
         let shown = format!("{:?}", ClientMessage::Hello(hello));
         assert!(shown.contains("[redacted]") && !shown.contains("secret"), "{shown}");
