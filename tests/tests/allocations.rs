@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use stentor_lab::crowd::{Acks, Crowd, CrowdPlan};
+use stentor_proto::fanout::{PathSample, SessionIx};
 use stentor_proto::node::{NodeShard, ShardEffect, ShardSettings, Tick, ToShard};
 use stentor_proto::token::Verifier;
 use stentor_proto::wire::{ALPN, Framing, Subscribed, TickFlags, TickKey, record_bytes};
@@ -163,6 +164,13 @@ impl Server {
             });
         }
         self.driver.flush(now);
+        // Every path is looked at, as the shard does once a second.
+        for conn in (0..sent as u32).map(SessionIx) {
+            let path = self.driver.conn_stats(conn).unwrap();
+            let (sent, lost) = (path.sent_packets, path.lost_packets);
+            let sample = PathSample { sent, lost, rtt: path.rtt, min_rtt: path.min_rtt };
+            self.node.handle_path(self.clock.time(now), conn, sample);
+        }
         sent
     }
 }

@@ -229,7 +229,7 @@ impl Interval {
 }
 
 pub(super) fn stand(scene: &Scene, address: SocketAddr, listeners: usize) -> Result<Stand> {
-    Stand::start(&scene.bed, Place { address, listeners, apart: false })
+    Stand::start(&scene.bed, Place { address, listeners, apart: false, rehomes: true })
 }
 
 /// Parents of a relay that are connected.

@@ -65,9 +65,9 @@ impl Scene {
     }
 }
 
-/// 32 kbit/s without pauses, the most of a `voice` room: every tick holds a frame.
+/// 28 kbit/s without pauses, a speaker's default: every tick holds a frame.
 pub(super) fn voice() -> EncoderSettings {
-    EncoderSettings { bitrate: 32_000, constant: true, dtx: false, ..EncoderSettings::default() }
+    EncoderSettings { bitrate: 28_000, constant: true, dtx: false, ..EncoderSettings::default() }
 }
 
 /// Where and how many.
@@ -77,6 +77,9 @@ pub(super) struct Place {
     pub(super) listeners: usize,
     /// Whether each has a socket of its own, and so a path of its own.
     pub(super) apart: bool,
+    /// Whether they go to another relay when theirs falls silent. Where the path is the fault, they
+    /// would go round it.
+    pub(super) rehomes: bool,
 }
 
 /// Listeners at one address, in a thread of their own.
@@ -164,7 +167,7 @@ impl Stand {
             acks: Acks::Patient,
             sockets: if place.apart { place.listeners } else { 8.min(place.listeners) },
             at_once: 64,
-            rehomes: true,
+            rehomes: place.rehomes,
         };
         let (order, joined) = (Arc::new(AtomicU8::new(LISTEN)), Arc::new(AtomicBool::new(false)));
         let (orders, inside) = (order.clone(), joined.clone());

@@ -32,7 +32,8 @@ pub(super) fn loss_5(options: &FaultsOptions, name: &str) -> Result<Row> {
     let choir = Choir::start(scene.bed.trust(), joins, voice(), None)?;
     choir.speak(SPEAKERS);
     let address = scene.bed.origin.address;
-    let stand = Stand::start(&scene.bed, Place { address, listeners: 20, apart: false })?;
+    let stand =
+        Stand::start(&scene.bed, Place { address, listeners: 20, apart: false, rehomes: true })?;
     joined(&[&stand])?;
     sleep(Duration::from_secs(5));
     stand.watch();
