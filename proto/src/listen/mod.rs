@@ -297,7 +297,10 @@ impl Listen {
         };
         let attempts = self.attempts().map(|home| home.opened + patience(home));
         let moving = self.moving.as_ref().map(|moving| moving.due(self.attempts().count()));
-        repair.into_iter().chain(silence).chain(attempts).chain(moving).min()
+        // An attempt that plays already takes over as soon as the former session is silent.
+        let ready = self.attempts().any(|home| home.feed.is_some());
+        let silent = Some(self.silence.silent_at()).filter(|&at| ready && at > self.awake);
+        repair.into_iter().chain(silence).chain(attempts).chain(moving).chain(silent).min()
     }
 
     /// The next thing to do.
@@ -394,11 +397,13 @@ impl Listen {
 
     /// The session that serves the listener has brought something.
     fn heard(&mut self, now: Time) {
+        let in_time = now < self.silence.silent_at();
         self.silence.heard(now);
         self.probes = 0;
         let silent = |moving: &Moving| moving.cause == Some(MoveCause::Silent);
-        // Whoever has been welcomed elsewhere goes there: it is done in a moment.
-        if self.moving.as_ref().is_some_and(silent) && self.attempts().all(|h| h.feed.is_none()) {
+        // Once it was silent, whoever has been welcomed elsewhere goes there: it is done in a moment.
+        let outside = in_time || self.attempts().all(|home| home.feed.is_none());
+        if self.moving.as_ref().is_some_and(silent) && outside {
             self.moving = None;
             let begun = self.attempts().next().is_some();
             self.stats.resumed += u64::from(begun);
@@ -438,7 +443,7 @@ impl Listen {
                 self.actions.push_back(ListenAction::SendDatagram { home, bytes });
             }
         }
-        if now >= self.silence.silent_at() && self.moving.is_none() {
+        if now >= self.silence.doubtful_at() && self.moving.is_none() {
             let spread = self.random.up_to(limits::REHOME_SPREAD);
             self.move_at(now, now + spread, MoveCause::Silent);
         }
@@ -451,7 +456,7 @@ impl Listen {
             n if n < limits::PROBES => self.probed + limits::PROBE_EVERY,
             _ => Time::MAX,
         };
-        if self.moving.is_none() { probe.min(self.silence.silent_at()) } else { probe }
+        if self.moving.is_none() { probe.min(self.silence.doubtful_at()) } else { probe }
     }
 
     fn move_at(&mut self, now: Time, at: Time, cause: MoveCause) {

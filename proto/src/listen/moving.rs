@@ -113,6 +113,10 @@ impl Listen {
                 && (home.newest > 0 || newest == 0)
                 && home.newest.saturating_add(limits::REHOME_BEHIND) >= newest
         };
+        let doubtful = |moving: &Moving| moving.cause == Some(MoveCause::Silent);
+        if self.moving.as_ref().is_some_and(doubtful) && now < self.silence.silent_at() {
+            return;
+        }
         // A starved relay that answers is better than one that does not.
         let silent = self.moving.as_ref().is_some_and(|m| m.cause == Some(MoveCause::Silent));
         let waited = |home: &&Home| {

@@ -66,7 +66,7 @@ impl Scene {
             entries: vec!["entry".into()],
             framing: Framing::Quic,
             repair: true,
-            seed: 1,
+            seed: 2,
         };
         let listen = Listen::new(settings, Time::ZERO);
         Self { listen, now: Time::ZERO, got: Vec::new() }
@@ -133,11 +133,11 @@ impl Scene {
 #[test]
 fn a_dead_relay_is_left_for_an_alternate_and_nothing_is_lost() {
     let mut scene = Scene::inside();
-    scene.pass(149);
+    scene.pass(112);
     let probes = scene.actions();
     let probe = ListenAction::SendDatagram { home: HomeId(0), bytes: probe_bytes(Framing::Quic) };
-    assert_eq!(probes, [probe.clone(), probe], "asked for a sign of life before it is left");
-    scene.pass(1 + 75);
+    assert_eq!(probes, [probe], "asked for a sign of life before it is left");
+    scene.pass(1 + 50);
     let connect = scene.actions().into_iter().find_map(|action| match action {
         ListenAction::Connect { home, address, hello } => Some((home, address, hello)),
         _ => None,
@@ -174,7 +174,7 @@ fn a_starved_relay_that_answers_is_not_left() {
 #[test]
 fn a_relay_that_is_heard_again_in_time_is_kept() {
     let mut scene = Scene::inside();
-    scene.pass(150 + 75);
+    scene.pass(113 + 50);
     assert_eq!(scene.connects(), [(HomeId(1), "a".to_owned())]);
     scene.tick(0, 11, false);
     assert!(scene.actions().contains(&ListenAction::Leave { home: HomeId(1) }));
@@ -182,6 +182,30 @@ fn a_relay_that_is_heard_again_in_time_is_kept() {
     // A welcome that was on its way finds nobody.
     scene.say(1, welcome(&[]));
     assert_eq!(scene.actions(), []);
+}
+
+#[test]
+fn ticks_come_from_a_new_relay_before_the_former_one_counts_as_silent() {
+    let mut scene = Scene::inside();
+    while scene.connects().is_empty() {
+        scene.pass(1);
+    }
+    scene.say(1, welcome(&["b"]));
+    scene.tick(1, 11, true);
+    let in_time = scene.now < Time::from_millis(10 * 20 + 150);
+    assert!(in_time && scene.got.last() == Some(&11), "{:?}", scene.now);
+    assert_eq!(scene.listen.current(), Some(HomeId(0)), "it may still be heard");
+    scene.tick(0, 11, false);
+    let left = ListenAction::Leave { home: HomeId(1) };
+    assert!(scene.actions().contains(&left), "it was");
+    while scene.connects().is_empty() {
+        scene.pass(1);
+    }
+    scene.say(2, welcome(&["b"]));
+    scene.tick(2, 12, true);
+    scene.pass(100);
+    assert_eq!(scene.listen.current(), Some(HomeId(2)), "nothing came in time");
+    assert_eq!(scene.got, (1..=12).collect::<Vec<_>>());
 }
 
 #[test]
@@ -208,7 +232,7 @@ fn a_relay_that_asks_is_left_only_when_the_new_one_plays() {
 #[test]
 fn a_dead_alternate_is_joined_by_the_next_and_a_refusal_does_not_wait() {
     let mut scene = Scene::inside();
-    scene.pass(150 + 75 + 250);
+    scene.pass(113 + 50 + 250);
     let tried = scene.connects();
     assert_eq!(tried, [(HomeId(1), "a".to_owned()), (HomeId(2), "b".to_owned())]);
     let full = Close::new(CloseCode::Full, "no place");
