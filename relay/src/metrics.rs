@@ -79,7 +79,8 @@ metrics_group! {
     PARENTS = Gauge "stentor_parents" Count [];
     /// The node's level in the tree; 0 is the origin.
     LEVEL = Gauge "stentor_level" Count [];
-    /// One-way delay of the last tick from the origin's clock; clocks may differ.
+    /// One-way delay of the last tick from the origin's clock, of the room that has the longest;
+    /// clocks may differ.
     DELAY = Gauge "stentor_delay_seconds" Seconds [];
 
     /// Completed QUIC handshakes with sessions of this node.
@@ -105,6 +106,11 @@ metrics_group! {
     TICK_DATAGRAMS = Counter "stentor_tick_datagrams_total" Count [];
     /// Beacons: signs of life when there was nothing to send.
     BEACONS = Counter "stentor_beacons_total" Count [];
+    /// Re-homing: listeners that came with a good pass (returned), that were asked to move because
+    /// this node drains (asked), and probes of silent sessions that were answered (probed).
+    REHOMES = Counter "stentor_rehomes_total" Count ["event"];
+    /// Times that one parent fell silent while another one delivered.
+    FEEDS_SILENT = Counter "stentor_feeds_silent_total" Count [];
     /// UDP payload, by direction: in or out.
     UDP_BYTES = Counter "stentor_udp_bytes_total" Bytes ["direction"];
     /// UDP datagrams, by direction: in or out.

@@ -110,9 +110,9 @@ impl Observer {
         if let Some(level) = view.level {
             metrics::LEVEL.gauge(&[]).set(f64::from(level));
         }
-        for room in &view.rooms {
-            metrics::DELAY.gauge(&[]).set(room.delay_ms / 1_000.0);
-        }
+        // The worst of the rooms: an alarm is about that one, and `/topology` names it.
+        let worst = view.rooms.iter().map(|room| room.delay_ms / 1_000.0).reduce(f64::max);
+        metrics::DELAY.gauge(&[]).set(worst.unwrap_or(0.0));
         self.publish_ticks(sums, &control.control);
         self.publish_transport(&sums.driver);
         self.publish_drops(sums, control);
@@ -140,6 +140,10 @@ impl Observer {
         self.count(&metrics::VARIANTS, "up", sums.shard.variant_up);
         self.count(&metrics::VARIANTS, "down", sums.shard.variant_down);
         self.count(&metrics::VARIANTS, "queueing", sums.shard.variant_queueing);
+        self.count(&metrics::REHOMES, "returned", sums.shard.returned);
+        self.count(&metrics::REHOMES, "asked", sums.shard.asked_to_move);
+        self.count(&metrics::REHOMES, "probed", sums.shard.probed);
+        self.count(&metrics::FEEDS_SILENT, "", control.feeds_silent);
         self.count(&metrics::TICK_DATAGRAMS, "", sums.shard.offered);
         self.count(&metrics::BEACONS, "", sums.shard.beacons);
         self.count(&metrics::JOINS, "joined", sums.shard.joined);
