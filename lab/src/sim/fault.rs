@@ -62,7 +62,9 @@ impl FaultKind {
     /// How long it lasts unless something else is asked for.
     const fn lasts(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Kill | Self::ControlGone => 12,
+            Self::Kill => 12,
+            // A relay that is not heard of for ten seconds is left out.
+            Self::ControlGone => 8,
             Self::Stop | Self::StarveOrigin | Self::StarveLevel => 3,
             Self::BlackHole | Self::Drain | Self::Partition | Self::Loss => 5,
         })

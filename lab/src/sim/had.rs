@@ -7,7 +7,7 @@ const WORDS: usize = SPAN as usize / 64;
 /// The ticks that a node, a cohort or a listener has had.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Had {
-    /// 0 before the first.
+    /// The first that came, which may not be the oldest; 0 before it.
     first: u32,
     newest: u32,
     count: u64,
@@ -30,7 +30,6 @@ impl Had {
             // Whoever counts on it asks within the span.
             return true;
         }
-        self.first = self.first.min(number);
         let word = &mut self.bits[Self::word(number)];
         let fresh = *word & Self::bit(number) == 0;
         *word |= Self::bit(number);
@@ -41,10 +40,10 @@ impl Had {
     /// Whether a tick was had; false for one that lies outside of the span.
     pub(super) const fn has(&self, number: u32) -> bool {
         let within = number <= self.newest && self.newest - number < SPAN;
-        within && number >= self.first && self.bits[Self::word(number)] & Self::bit(number) != 0
+        within && self.bits[Self::word(number)] & Self::bit(number) != 0
     }
 
-    /// The first tick; 0 before it.
+    /// The first tick that came; 0 before it.
     pub(super) const fn first(&self) -> u32 {
         self.first
     }
@@ -84,7 +83,7 @@ mod tests {
         assert!(had.note(10) && had.note(12) && had.note(11) && had.note(9));
         assert!(!had.note(11), "a second time");
         assert!(had.note(700));
-        assert_eq!((had.first(), had.newest(), had.count()), (9, 700, 5));
+        assert_eq!((had.first(), had.newest(), had.count()), (10, 700, 5));
         assert!(had.has(700) && !had.has(699) && !had.has(12), "12 left the span");
         assert!((189..700).all(|n| !had.has(n)), "what the span wraps over is not had");
     }

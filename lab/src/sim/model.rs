@@ -200,7 +200,8 @@ impl World {
                         let Some(ear) = &self.crowd.listeners[listener as usize].ear else {
                             continue;
                         };
-                        // A listener's ticks begin with the first that came.
+                        // A listener's ticks begin with the first that came: what is older and comes
+                        // later is what its relay itself lacked when the listener joined.
                         if ear.had.first() == 0 || number < ear.had.first() {
                             continue;
                         }
