@@ -280,7 +280,8 @@ impl World {
             self.crowd.listeners[at].joined = true;
             self.crowd.joined += 1;
             self.counted.joins += 1;
-            if let Some(seat) = &mut self.nodes[node].shards[usize::from(shard)].seats[ix.0 as usize]
+            if let Some(seat) =
+                &mut self.nodes[node].shards[usize::from(shard)].seats[ix.0 as usize]
             {
                 seat.joined = true;
             }
@@ -328,10 +329,8 @@ impl World {
             }
             self.attend_cohort(spread.node, spread.shard, spread.class);
         }
-        let alone: Vec<u32> = self.nodes[spread.node].shards[at].alone[class]
-            .iter()
-            .copied()
-            .collect();
+        let alone: Vec<u32> =
+            self.nodes[spread.node].shards[at].alone[class].iter().copied().collect();
         for ix in alone {
             self.spread_to_one(spread, ix);
         }
@@ -545,7 +544,8 @@ impl World {
 
     /// A listener's connection was closed by its relay, or timed out: it comes again.
     pub(super) fn listener_closed(&mut self, listener: u32, close: Option<Close>) {
-        if close.is_some() && self.crowd.listeners[listener as usize].standing != Standing::Outside {
+        if close.is_some() && self.crowd.listeners[listener as usize].standing != Standing::Outside
+        {
             self.forget(listener);
             self.counted.cut_off += 1;
             self.crowd.waiting.push_back((self.now + AGAIN, listener));

@@ -127,10 +127,11 @@ impl FromStr for Fault {
         let (rest, lasts) = split(text, '+');
         let (rest, at) = split(rest, '@');
         let (name, relay) = split(rest, ':');
-        let kind = FaultKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
-            let names = FaultKind::ALL.map(FaultKind::name).join(", ");
-            format!("there is no fault {name}; there are {names}")
-        })?;
+        let kind =
+            FaultKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+                let names = FaultKind::ALL.map(FaultKind::name).join(", ");
+                format!("there is no fault {name}; there are {names}")
+            })?;
         let relay = match relay {
             Some(_) if !kind.one() => return Err(format!("{name} does not strike one relay")),
             Some(name) => {
@@ -166,6 +167,17 @@ pub fn all(seed: u64) -> Vec<Fault> {
     }
     faults
 }
+
+/// How long after all listeners have joined the last of these faults ends, and all has settled.
+#[must_use]
+pub fn span(faults: &[Fault]) -> Duration {
+    let end = |fault: &Fault| fault.at.unwrap_or_default() + fault.lasts;
+    faults.iter().map(end).max().unwrap_or_default() + SETTLED
+}
+
+/// A tree has settled this long after a fault: those that were missed have been, everybody has
+/// tried the new parents, and reports have come up from the deepest level.
+pub(super) const SETTLED: Duration = Duration::from_secs(10);
 
 fn split(text: &str, by: char) -> (&str, Option<&str>) {
     text.split_once(by).map_or((text, None), |(before, after)| (before, Some(after)))

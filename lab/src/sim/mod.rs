@@ -33,7 +33,7 @@ mod wires;
 mod world;
 
 pub use crowd::Tally;
-pub use fault::{Fault, FaultKind, all as all_faults};
+pub use fault::{Fault, FaultKind, all as all_faults, span as fault_span};
 pub use figures::{ClassLoss, LevelDelay, Outcome};
 pub use link::{Line, Loss};
 pub use model::Violation;

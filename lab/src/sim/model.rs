@@ -11,6 +11,7 @@ use bytes::Bytes;
 use stentor_proto::Time;
 
 use super::events::{ConnIx, NodeIx};
+use super::fault::SETTLED;
 use super::link::Loss;
 use super::node::Hop;
 use super::wires::Opener;
@@ -127,9 +128,8 @@ impl World {
         must[0] = true;
         let mut absent = Vec::new();
         for &node in &self.model.order {
-            let held = |hop: &&Hop| {
-                must[hop.parent] && hop.since.is_some_and(|since| since <= issued)
-            };
+            let held =
+                |hop: &&Hop| must[hop.parent] && hop.since.is_some_and(|since| since <= issued);
             let hops: Vec<&Hop> = self.nodes[node].hops.iter().filter(held).collect();
             must[node] = !hops.is_empty();
             if !must[node] {
@@ -258,12 +258,14 @@ impl World {
     /// What must hold at the end, beside what is compared throughout.
     pub(super) fn last_check(&mut self) {
         self.check();
-        let joined = self.crowd.joined as u64;
-        let quiet = self.quiet_since.is_some_and(|at| at + SUMS <= self.now);
+        // Those whose goodbye was lost are carried until their sessions time out.
+        let shards = self.nodes.iter().filter(|node| node.is_running()).flat_map(|n| &n.shards);
+        let carried: u64 = shards.map(|shard| u64::from(shard.machine.carried().0)).sum();
+        let quiet = self.quiet_since.is_some_and(|at| at + SETTLED <= self.now);
         let view = self.nodes[0].control.view(self.now);
-        if quiet && view.listeners_below != joined {
+        if quiet && view.listeners_below != carried {
             let below = view.listeners_below;
-            let what = format!("the origin counts {below} listeners; {joined} have joined");
+            let what = format!("the origin counts {below} listeners; the shards carry {carried}");
             self.model.violation(self.now, what);
         }
         for node in 0..self.nodes.len() {
@@ -278,10 +280,6 @@ impl World {
         self.check_whole_tree();
     }
 }
-
-/// After the last change the sums of all levels are right within this: a report a second and level,
-/// and the expiry of those that are gone.
-const SUMS: Duration = Duration::from_secs(7);
 
 impl super::wires::Wires {
     /// The listener that opened a connection.

@@ -195,7 +195,9 @@ impl World {
     pub(super) fn park(&mut self, node: NodeIx, message: ToControl) -> Option<ToControl> {
         let of_relays = matches!(
             message,
-            ToControl::RelayJoin { .. } | ToControl::RelayLoad { .. } | ToControl::RelayLeave { .. }
+            ToControl::RelayJoin { .. }
+                | ToControl::RelayLoad { .. }
+                | ToControl::RelayLeave { .. }
         );
         match &mut self.parked {
             Some(parked) if node == 0 && of_relays => {

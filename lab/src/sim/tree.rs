@@ -8,6 +8,7 @@ use stentor_proto::wire::{Parent, Placement};
 
 use super::chance::mix;
 use super::events::{ConnIx, NodeIx};
+use super::fault::SETTLED;
 use super::node::Node;
 use super::setup::Planted;
 use super::world::World;
@@ -138,7 +139,8 @@ impl World {
         // Who comes back as another life has a place of its own.
         let returned = self.nodes[relay].level == 0;
         let asked = wanted || lost || returned;
-        (!asked).then(|| format!("{} was moved though its parents were well", self.nodes[relay].name))
+        (!asked)
+            .then(|| format!("{} was moved though its parents were well", self.nodes[relay].name))
     }
 
     /// A relay learns its place.
@@ -262,10 +264,6 @@ impl World {
         unfed
     }
 }
-
-/// A tree has settled this long after the last fault: those that were missed have been, and
-/// everybody has tried the new parents.
-const SETTLED: std::time::Duration = std::time::Duration::from_secs(8);
 
 impl super::wires::Wires {
     /// The relay that opened a connection.

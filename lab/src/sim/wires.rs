@@ -100,6 +100,8 @@ impl World {
                 *order = at.max(*order);
                 self.events.push(*order, Event::Arrive(Packet { conn, to, what }));
             }
+            // Nobody sends a close again: the other end learns it from silence.
+            None if matches!(what, What::Closed(_)) => self.watch_idle(conn),
             None => self.wires.stalled.push(Packet { conn, to, what }),
         }
     }

@@ -101,7 +101,8 @@ impl World {
         while let Some((at, event)) = self.events.pop(until) {
             spins = if at > self.now { 0 } else { spins + 1 };
             if spins > SPINS {
-                self.model.violation(self.now, "a machine asks for the same instant for ever".into());
+                self.model
+                    .violation(self.now, "a machine asks for the same instant for ever".into());
                 return;
             }
             self.now = self.now.max(at);
