@@ -38,6 +38,8 @@ pub(super) struct Listener {
     pub(super) joined: bool,
     pub(super) conn: ConnIx,
     pub(super) ear: Option<Box<Ear>>,
+    /// When it last heard a new tick, if it was cut off since.
+    cut_off: Option<Time>,
     /// What it counted apart from its cohort: its own count is the cohort's and this.
     apart: Tally,
 }
@@ -105,6 +107,7 @@ impl Crowd {
                 joined: false,
                 conn: ConnIx::MAX,
                 ear: None,
+                cut_off: None,
                 apart: Tally::default(),
             }
         };
@@ -116,6 +119,11 @@ impl Crowd {
             joined: 0,
             seed: setup.seed,
         }
+    }
+
+    /// Listeners for whom a cohort's reception stands.
+    pub(super) fn folded(&self) -> usize {
+        self.listeners.iter().filter(|l| l.standing == Standing::Folded).count()
     }
 
     pub(super) fn class_of(&self, listener: u32) -> u8 {
@@ -237,7 +245,8 @@ impl World {
         let entry = &mut self.crowd.listeners[listener as usize];
         entry.conn = conn;
         entry.standing = Standing::Alone;
-        entry.ear = Some(Box::default());
+        let heard = entry.cut_off.take();
+        entry.ear = Some(Box::new(Ear::silent_since(heard)));
     }
 
     /// A relay with places; whoever sends listeners there knows no more of it than its load.
@@ -286,7 +295,7 @@ impl World {
                 seat.joined = true;
             }
         }
-        self.judge(listener, heard);
+        self.judge(listener, heard, 1);
         if !folded {
             self.attend(listener);
         }
@@ -324,8 +333,9 @@ impl World {
             let mut heard = Heard::default();
             cohort.ear.datagram(now, spread.bytes.clone(), &self.model.truth, &mut heard);
             let leader = seat.conn;
+            let members = cohort.members;
             if let Opener::Listener(listener) = self.wires.conns[leader as usize].opener {
-                self.judge(listener, heard);
+                self.judge(listener, heard, members);
             }
             self.attend_cohort(spread.node, spread.shard, spread.class);
         }
@@ -360,13 +370,16 @@ impl World {
         if !lost {
             let mut heard = Heard::default();
             ear.datagram(self.now, spread.bytes.clone(), &self.model.truth, &mut heard);
-            self.judge(listener, heard);
+            self.judge(listener, heard, 1);
             self.attend(listener);
         }
     }
 
-    /// Whether what a listener heard is what it must be.
-    fn judge(&mut self, listener: u32, heard: Heard) {
+    /// Whether what a listener, and `members` with it, heard is what it must be.
+    fn judge(&mut self, listener: u32, heard: Heard, members: u32) {
+        if let Some(gap) = heard.gap {
+            self.counted.gap(gap, members);
+        }
         let (now, conn) = (self.now, self.crowd.listeners[listener as usize].conn);
         let node = || self.place(conn).map_or("?", |(node, ..)| &self.nodes[node].name);
         let mut wrong = Vec::new();
@@ -546,6 +559,10 @@ impl World {
     pub(super) fn listener_closed(&mut self, listener: u32, close: Option<Close>) {
         if close.is_some() && self.crowd.listeners[listener as usize].standing != Standing::Outside
         {
+            let at = listener as usize;
+            let alone = self.crowd.listeners[at].ear.as_ref().map(|ear| ear.heard);
+            let heard = alone.or_else(|| self.cohort_of(at).map(|cohort| cohort.ear.heard));
+            self.crowd.listeners[at].cut_off = heard.flatten();
             self.forget(listener);
             self.counted.cut_off += 1;
             self.crowd.waiting.push_back((self.now + AGAIN, listener));

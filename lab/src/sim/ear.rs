@@ -1,11 +1,12 @@
 //! A listener's ear: the client's side of one session, on the production reception.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use stentor_proto::Time;
 use stentor_proto::receive::{Reception, ReceptionStats};
 use stentor_proto::wire::{
-    ClientMessage, CloseCode, ControlDecoder, Framing, Hello, Role, ServerMessage, VERSION,
-    encode_control,
+    ClientMessage, ControlDecoder, Framing, Hello, Role, ServerMessage, VERSION, encode_control,
 };
 
 use super::had::Had;
@@ -26,10 +27,8 @@ pub(super) struct Ear {
     pub(super) armed: Option<Time>,
     /// The good and bad times of a path of its own, down and up.
     pub(super) weather: [Weather; 2],
-    /// When the last new tick came.
-    pub(super) heard: Time,
-    /// The longest time without a new tick.
-    pub(super) gap_us: u64,
+    /// When the last new tick came; before the first, when the listener came, or was cut off.
+    pub(super) heard: Option<Time>,
 }
 
 /// What an ear has to say of what arrived.
@@ -43,11 +42,19 @@ pub(super) struct Heard {
     pub(super) altered: u32,
     /// The server breaks the protocol.
     pub(super) broken: bool,
-    /// The session is being closed.
-    pub(super) closing: Option<CloseCode>,
+    /// A time without new ticks has ended that was longer than any silence is.
+    pub(super) gap: Option<Duration>,
 }
 
+/// In silence a tick comes every 100 ms.
+const GAP: Duration = Duration::from_millis(200);
+
 impl Ear {
+    /// An ear that has heard nothing yet; since when, if its listener was cut off.
+    pub(super) fn silent_since(heard: Option<Time>) -> Self {
+        Self { heard, ..Self::default() }
+    }
+
     /// Takes bytes of the control stream.
     pub(super) fn control(&mut self, now: Time, bytes: &[u8], truth: &Truth) -> Heard {
         let mut heard = Heard::default();
@@ -61,7 +68,7 @@ impl Ear {
                         continue;
                     };
                     heard.welcomed = true;
-                    self.heard = now;
+                    self.heard.get_or_insert(now);
                     self.reception = Some(Reception::new(Framing::Quic, &room));
                     for bytes in std::mem::take(&mut self.early) {
                         self.datagram(now, bytes, truth, &mut heard);
@@ -71,10 +78,9 @@ impl Ear {
                     Some(reception) => reception.renew(&room),
                     None => heard.broken = true,
                 },
-                Ok(Some(ServerMessage::Closing { code, .. })) => {
-                    heard.closing = CloseCode::from_code(code.into());
-                }
-                Ok(Some(ServerMessage::Room(_) | ServerMessage::Unknown)) => {}
+                Ok(Some(
+                    ServerMessage::Room(_) | ServerMessage::Closing { .. } | ServerMessage::Unknown,
+                )) => {}
                 Ok(Some(ServerMessage::Refused { .. } | ServerMessage::Placement(_))) | Err(_) => {
                     heard.broken = true;
                     return heard;
@@ -99,9 +105,8 @@ impl Ear {
             heard.altered += u32::from(!truth.is(record.number, &record.bytes));
         });
         if fresh {
-            let gap = u64::try_from(now.since(self.heard).as_micros()).unwrap_or(u64::MAX);
-            self.gap_us = self.gap_us.max(gap);
-            self.heard = now;
+            let gap = self.heard.replace(now).map(|heard| now.since(heard));
+            heard.gap = heard.gap.max(gap.filter(|&gap| gap > GAP));
         }
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Counted {
     closes: BTreeMap<&'static str, u64>,
     /// From the origin's control to a relay's, in microseconds, by level.
     delays: Vec<Histogram<u64>>,
+    /// Times without new ticks, in milliseconds, by the listeners that had them.
+    gaps: BTreeMap<u64, u64>,
 }
 
 impl Counted {
@@ -38,6 +40,23 @@ impl Counted {
 
     pub(super) fn closed(&mut self, code: CloseCode) {
         *self.closes.entry(code.name()).or_default() += 1;
+    }
+
+    /// So many listeners had no new tick for so long.
+    pub(super) fn gap(&mut self, gap: Duration, listeners: u32) {
+        let ms = u64::try_from(gap.as_millis()).unwrap_or(u64::MAX);
+        *self.gaps.entry(ms).or_default() += u64::from(listeners);
+    }
+
+    /// The gap that this share of those who had one did not exceed.
+    fn gap_ms(&self, share: f64) -> u64 {
+        let all: u64 = self.gaps.values().sum();
+        let mut left = (all as f64 * share).ceil() as u64;
+        let reached = |(_, count): &(&u64, &u64)| {
+            left = left.saturating_sub(**count);
+            left == 0
+        };
+        self.gaps.iter().find(reached).map_or(0, |(&ms, _)| ms)
     }
 
     /// A relay on `level` passed a live tick on so long after the origin did.
@@ -85,6 +104,8 @@ pub struct Outcome {
     pub seed: u64,
     /// Listeners in the room at the end.
     pub listeners: usize,
+    /// Those of them for whom a cohort's reception stands.
+    pub folded: usize,
     /// Joins in all.
     pub joins: u64,
     /// Sessions of listeners that a fault ended.
@@ -119,6 +140,12 @@ pub struct Outcome {
     pub losses: Vec<ClassLoss>,
     /// What all listeners received, repaired and gave up.
     pub tally: Tally,
+    /// Times without new ticks of more than 200 ms: milliseconds, and how many listeners had them.
+    pub gaps: Vec<(u64, u64)>,
+    /// 99 of 100 of them were no longer (ms); 0 without any.
+    pub gap_ms_p99: u64,
+    /// Listeners by relay, in the order of their levels: the relay's level and its listeners.
+    pub loads: Vec<(u8, usize)>,
     /// What must not have been, the first of it.
     pub violations: Vec<Violation>,
     /// How often something was that must not have been.
@@ -148,6 +175,7 @@ impl World {
         Outcome {
             seed: self.setup.seed,
             listeners: self.crowd.joined,
+            folded: self.crowd.folded(),
             joins: self.counted.joins,
             cut_off: self.counted.cut_off,
             relays: levels.iter().filter(|&&level| level > 0).count(),
@@ -166,10 +194,23 @@ impl World {
             delays: self.level_delays(&levels),
             losses: self.class_losses(),
             tally,
+            gaps: self.counted.gaps.iter().map(|(&ms, &count)| (ms, count)).collect(),
+            gap_ms_p99: self.counted.gap_ms(0.99),
+            loads: self.loads(),
             violations: self.model.violations.clone(),
             violated: self.model.violated,
             fingerprint,
         }
+    }
+
+    fn loads(&self) -> Vec<(u8, usize)> {
+        let carried = |node: &super::node::Node| {
+            let shards = node.shards.iter();
+            (node.level, shards.map(|shard| shard.machine.carried().0 as usize).sum())
+        };
+        let mut loads: Vec<(u8, usize)> = self.nodes.iter().skip(1).map(carried).collect();
+        loads.sort_by_key(|&(level, _)| level);
+        loads
     }
 
     fn level_delays(&self, levels: &[u8]) -> Vec<LevelDelay> {

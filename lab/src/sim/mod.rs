@@ -31,6 +31,7 @@ mod strike;
 mod tree;
 mod wires;
 mod world;
+mod worlds;
 
 pub use crowd::Tally;
 pub use fault::{Fault, FaultKind, all as all_faults, span as fault_span};
@@ -39,6 +40,7 @@ pub use link::{Line, Loss};
 pub use model::Violation;
 pub use setup::{Class, Planted, Setup, classes};
 pub use world::World;
+pub use worlds::Worlds;
 
 /// The room that everybody is in.
 const ROOM: &str = "hall";

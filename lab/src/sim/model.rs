@@ -88,6 +88,8 @@ pub(super) struct Model {
     pub(super) lossy: (u64, u64),
     /// Ticks that lossy listeners must have received, and those that they have not, by class.
     pub(super) by_class: Vec<(u64, u64)>,
+    /// Which nodes must have had the tick that is being compared.
+    must: Vec<bool>,
     /// Relays in the order of their levels.
     order: Vec<NodeIx>,
 }
@@ -124,7 +126,9 @@ impl World {
     }
 
     fn check_relays(&mut self, number: u32, issued: Time) {
-        let mut must = vec![false; self.nodes.len()];
+        let mut must = std::mem::take(&mut self.model.must);
+        must.clear();
+        must.resize(self.nodes.len(), false);
         must[0] = true;
         let mut absent = Vec::new();
         for &node in &self.model.order {
@@ -148,6 +152,7 @@ impl World {
                 absent.push(node);
             }
         }
+        self.model.must = must;
         for node in absent {
             let name = &self.nodes[node].name;
             let what = format!("{name} did not get tick {number} that a parent passed on");
@@ -157,8 +162,8 @@ impl World {
 
     fn check_cohorts(&mut self, number: u32, issued: Time) {
         let mut absent = Vec::new();
-        for node in &self.nodes {
-            if node.well_since > issued || !node.had.has(number) {
+        for (node, must) in self.nodes.iter().zip(&self.model.must) {
+            if !must || node.well_since > issued || !node.had.has(number) {
                 continue;
             }
             for shard in &node.shards {
@@ -185,8 +190,8 @@ impl World {
     fn check_samples(&mut self, number: u32, issued: Time) {
         let mut absent = Vec::new();
         self.model.by_class.resize(self.setup.classes.len(), (0, 0));
-        for node in &self.nodes {
-            if node.well_since > issued || !node.had.has(number) {
+        for (node, must) in self.nodes.iter().zip(&self.model.must) {
+            if !must || node.well_since > issued || !node.had.has(number) {
                 continue;
             }
             for shard in &node.shards {
