@@ -74,6 +74,8 @@ pub(super) struct Crowd {
     come: usize,
     hello: Bytes,
     pub(super) joined: usize,
+    /// When the last one joined or left.
+    pub(super) changed: Time,
     pub(super) seed: u64,
 }
 
@@ -82,9 +84,11 @@ const JOINS_EVERY: Duration = Duration::from_millis(1);
 /// Listeners leave this often.
 const CHURN_EVERY: Duration = Duration::from_millis(100);
 /// Churn ends this long before the end, so that the sums settle.
-const CHURN_ENDS: Duration = Duration::from_secs(8);
+const CHURN_ENDS: Duration = Duration::from_secs(13);
 /// A listener that was refused or cut off comes again after this.
 const AGAIN: Duration = Duration::from_secs(1);
+/// What was sent to a newcomer alone has arrived by then, and what it asked for.
+const CALM: Duration = Duration::from_millis(500);
 /// Ticks in which a reception must be the cohort's before it is folded into it.
 const ALIKE: u32 = 64;
 
@@ -117,6 +121,7 @@ impl Crowd {
             come: 0,
             hello: hello(None),
             joined: 0,
+            changed: BEGIN,
             seed: setup.seed,
         }
     }
@@ -288,6 +293,7 @@ impl World {
         if heard.welcomed {
             self.crowd.listeners[at].joined = true;
             self.crowd.joined += 1;
+            self.crowd.changed = self.now;
             self.counted.joins += 1;
             if let Some(seat) =
                 &mut self.nodes[node].shards[usize::from(shard)].seats[ix.0 as usize]
@@ -414,7 +420,8 @@ impl World {
             ear.armed = Some(due);
             self.events.push(due.max(now), Event::ListenerTimer(listener));
         }
-        if !entry.sample && entry.joined && ear.settled() {
+        let calm = ear.welcomed.is_some_and(|at| at + CALM <= now);
+        if !entry.sample && entry.joined && calm && ear.settled() {
             self.fold(listener);
         }
     }
@@ -553,6 +560,7 @@ impl World {
         entry.ear = None;
         self.crowd.joined -= usize::from(std::mem::take(&mut entry.joined));
         entry.standing = Standing::Outside;
+        self.crowd.changed = self.now;
     }
 
     /// A listener's connection was closed by its relay, or timed out: it comes again.

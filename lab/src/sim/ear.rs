@@ -29,6 +29,8 @@ pub(super) struct Ear {
     pub(super) weather: [Weather; 2],
     /// When the last new tick came; before the first, when the listener came, or was cut off.
     pub(super) heard: Option<Time>,
+    /// When the welcome came.
+    pub(super) welcomed: Option<Time>,
 }
 
 /// What an ear has to say of what arrived.
@@ -68,6 +70,7 @@ impl Ear {
                         continue;
                     };
                     heard.welcomed = true;
+                    self.welcomed = Some(now);
                     self.heard.get_or_insert(now);
                     self.reception = Some(Reception::new(Framing::Quic, &room));
                     for bytes in std::mem::take(&mut self.early) {

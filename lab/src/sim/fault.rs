@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use stentor_proto::limits;
+
 use super::chance::Chance;
 
 /// What strikes.
@@ -171,7 +173,12 @@ pub fn all(seed: u64) -> Vec<Fault> {
 /// How long after all listeners have joined the last of these faults ends, and all has settled.
 #[must_use]
 pub fn span(faults: &[Fault]) -> Duration {
-    let end = |fault: &Fault| fault.at.unwrap_or_default() + fault.lasts;
+    // Whom a relay leaves without a word learns it after an idle timeout, and comes again.
+    let over = |fault: &Fault| match fault.kind {
+        FaultKind::Kill => fault.lasts.max(limits::IDLE_TIMEOUT + Duration::from_secs(2)),
+        _ => fault.lasts,
+    };
+    let end = |fault: &Fault| fault.at.unwrap_or_default() + over(fault);
     faults.iter().map(end).max().unwrap_or_default() + SETTLED
 }
 

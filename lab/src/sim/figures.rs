@@ -130,6 +130,8 @@ pub struct Outcome {
     pub moves: u64,
     /// The most of them at once.
     pub moved_most: usize,
+    /// Relays that one more death would leave unfed until the planner has placed them anew.
+    pub exposed: usize,
     /// Faults that struck.
     pub fired: usize,
     /// Ticks that were to reach a relay over lossy hops alone, and those that did not.
@@ -189,6 +191,7 @@ impl World {
                 / lived.as_secs_f64().max(1.0),
             moves: self.tree.moves,
             moved_most: self.tree.moved_most,
+            exposed: self.exposed().len(),
             fired: self.struck.iter().filter(|struck| struck.fired).count(),
             lossy_hops: self.model.lossy,
             delays: self.level_delays(&levels),

@@ -266,7 +266,8 @@ impl World {
         // Those whose goodbye was lost are carried until their sessions time out.
         let shards = self.nodes.iter().filter(|node| node.is_running()).flat_map(|n| &n.shards);
         let carried: u64 = shards.map(|shard| u64::from(shard.machine.carried().0)).sum();
-        let quiet = self.quiet_since.is_some_and(|at| at + SETTLED <= self.now);
+        let calm = self.quiet_since.map(|at| at.max(self.crowd.changed));
+        let quiet = calm.is_some_and(|at| at + SETTLED <= self.now);
         let view = self.nodes[0].control.view(self.now);
         if quiet && view.listeners_below != carried {
             let below = view.listeners_below;

@@ -214,13 +214,12 @@ impl World {
                 wrong.push(format!("{} is fed by {feeding:?}, planned {planned:?}", node.name));
             }
         }
-        for dead in self.deaths() {
-            let unfed = self.unfed_without(dead);
-            if let Some(&first) = unfed.first() {
-                let (count, first) = (unfed.len(), &self.nodes[first].name);
-                let dead = &self.nodes[dead].name;
-                wrong.push(format!("the death of {dead} leaves {count} unfed, {first} first"));
-            }
+        // A relay that has lost a parent takes what there is, and keeps it when there is better.
+        if self.tree.moves == 0
+            && let Some((dead, unfed)) = self.exposed().first()
+        {
+            let (dead, unfed) = (&self.nodes[*dead].name, &self.nodes[*unfed].name);
+            wrong.push(format!("the death of {dead} leaves {unfed} unfed"));
         }
         for what in wrong {
             self.model.violation(self.now, what);
@@ -237,6 +236,12 @@ impl World {
             levels += 1;
         }
         levels + 1
+    }
+
+    /// Pairs of relays of which the death of the first would leave the second unfed.
+    pub(super) fn exposed(&self) -> Vec<(NodeIx, NodeIx)> {
+        let unfed = |dead| self.unfed_without(dead).into_iter().map(move |relay| (dead, relay));
+        self.deaths().into_iter().flat_map(unfed).collect()
     }
 
     /// Relays whose deaths are tried: all, or a drawn part of a large tree.

@@ -105,6 +105,7 @@ fn of_world(report: &mut Report, last: &Outcome) {
     report.set("origin_messages_per_s", last.origin_messages_per_s);
     report.set("moves", last.moves);
     report.set("moved_most", last.moved_most);
+    report.set("exposed", last.exposed);
     report.set("full_checks", last.full_checks);
     report.set("received", last.tally.received);
     report.set("repaired", last.tally.repaired);
@@ -138,7 +139,7 @@ fn loads(outcome: &Outcome) -> Bars {
 fn gaps(outcome: &Outcome) -> Bars {
     const STEP_MS: u64 = 250;
     const STEPS: usize = 24;
-    let mut steps = vec![0; STEPS];
+    let mut steps = [0; STEPS];
     for &(ms, listeners) in &outcome.gaps {
         let step = usize::try_from(ms / STEP_MS).unwrap_or(STEPS);
         steps[step.min(STEPS - 1)] += listeners;
