@@ -78,13 +78,24 @@ impl Ear {
                     }
                 }
                 Ok(Some(ServerMessage::Subscribed(room))) => match &mut self.reception {
-                    Some(reception) => reception.renew(&room),
+                    Some(reception) => {
+                        reception.renew(&room);
+                    }
                     None => heard.broken = true,
                 },
                 Ok(Some(
-                    ServerMessage::Room(_) | ServerMessage::Closing { .. } | ServerMessage::Unknown,
+                    ServerMessage::Room(_)
+                    | ServerMessage::Alternates { .. }
+                    | ServerMessage::Move { .. }
+                    | ServerMessage::Closing { .. }
+                    | ServerMessage::Unknown,
                 )) => {}
-                Ok(Some(ServerMessage::Refused { .. } | ServerMessage::Placement(_))) | Err(_) => {
+                Ok(Some(
+                    ServerMessage::Refused { .. }
+                    | ServerMessage::Placement(_)
+                    | ServerMessage::Siblings(_),
+                ))
+                | Err(_) => {
                     heard.broken = true;
                     return heard;
                 }
@@ -156,6 +167,7 @@ pub(super) fn hello(last: Option<(u32, u32)>) -> Bytes {
         role: Role::Listener,
         room: super::ROOM.into(),
         token: None,
+        pass: None,
         name: None,
         agent: None,
         playout_ms: None,

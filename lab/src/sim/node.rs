@@ -148,6 +148,7 @@ impl Node {
             capacity: limits::SESSIONS_PER_SHARD,
             keys: vec![signer.published()],
             unix_us_at_zero: UNIX_US,
+            signer: None,
         };
         let control = OriginControl::new(settings, now).map_err(|close| close.to_string())?;
         let control = NodeControl::Origin(Box::new(control));
@@ -164,6 +165,7 @@ impl Node {
                 capacity: setup.capacity(),
                 level: None,
                 incarnation: u64::from(life) + 1,
+                pass_key: None,
             },
             token: None,
             origin: "origin:1".into(),
@@ -177,9 +179,12 @@ impl Node {
 
     fn new(setup: &Setup, number: NodeIx, life: u32, control: NodeControl, now: Time) -> Self {
         let origin = number == 0;
+        let name = if origin { "origin".into() } else { format!("r{number}") };
         let shard = |shard: u16| {
             let settings = ShardSettings {
+                name: name.clone(),
                 shard,
+                shards: setup.shards,
                 origin,
                 agent: "sim".into(),
                 capacity: match origin {
@@ -188,14 +193,17 @@ impl Node {
                 },
                 open_relays: true,
                 unix_us_at_zero: UNIX_US,
+                pass_key: None,
                 seed: mix(setup.seed, number as u64),
+                redundancy: true,
+                repair: true,
             };
             Shard::new(NodeShard::new(settings, Verifier::default(), now), setup.classes.len())
         };
         Self {
-            name: if origin { "origin".into() } else { format!("r{number}") },
             control,
             shards: (0..setup.shards).map(shard).collect(),
+            name,
             to_control: Queue::new(limits::TO_CONTROL),
             links: BTreeMap::new(),
             condition: Condition::Dead,

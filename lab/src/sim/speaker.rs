@@ -58,6 +58,7 @@ impl Speaker {
             role: Role::Speaker,
             room: super::ROOM.into(),
             token: Some(signer.sign(&claims).ok()?),
+            pass: None,
             name: None,
             agent: None,
             playout_ms: None,

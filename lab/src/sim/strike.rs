@@ -41,7 +41,7 @@ impl World {
                 FaultKind::BlackHole => self.nodes[node].cuts += 1,
                 FaultKind::Drain => {
                     self.nodes[node].draining = true;
-                    self.nodes[node].control.handle_drain();
+                    self.nodes[node].control.handle_drain(self.now, fault.lasts);
                     self.pump_control(node);
                 }
                 FaultKind::Partition => self.nodes[node].side ^= 1,
