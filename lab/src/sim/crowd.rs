@@ -36,6 +36,8 @@ pub(super) struct Listener {
     /// A full receiver throughout.
     pub(super) sample: bool,
     pub(super) joined: bool,
+    /// It knows of its path what it would know in a cohort.
+    apace: bool,
     pub(super) conn: ConnIx,
     pub(super) ear: Option<Box<Ear>>,
     /// When it last heard a new tick, if it was cut off since.
@@ -109,6 +111,7 @@ impl Crowd {
                 class: class.and_then(|class| u8::try_from(class).ok()).unwrap_or(0),
                 sample: sample || !setup.cohorts,
                 joined: false,
+                apace: false,
                 conn: ConnIx::MAX,
                 ear: None,
                 cut_off: None,
@@ -137,6 +140,11 @@ impl Crowd {
 }
 
 impl Ear {
+    /// Whether its reception is from here on what a cohort's is.
+    fn is_like(&self, cohort: &Self) -> bool {
+        cohort.settled() && cohort.had.agrees(&self.had, ALIKE)
+    }
+
     fn tally(&self) -> Tally {
         let window = self.stats().window;
         let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -421,8 +429,12 @@ impl World {
             self.events.push(due.max(now), Event::ListenerTimer(listener));
         }
         let calm = ear.welcomed.is_some_and(|at| at + CALM <= now);
-        if !entry.sample && entry.joined && calm && ear.settled() {
-            self.fold(listener);
+        if entry.joined && calm && ear.settled() {
+            if !entry.sample {
+                self.fold(listener);
+            } else if !self.setup.own_paths && !entry.apace {
+                self.keep_pace(listener);
+            }
         }
     }
 
@@ -481,8 +493,7 @@ impl World {
             Some(cohort) => {
                 let leader = shard_.seats.get(cohort.leader as usize).copied().flatten();
                 let alike = leader.is_some_and(|leader| leader.slice == seat.slice)
-                    && cohort.ear.settled()
-                    && cohort.ear.had.agrees(&ear.had, ALIKE);
+                    && ear.is_like(&cohort.ear);
                 if !alike {
                     entry.ear = Some(ear);
                     return;
@@ -493,6 +504,31 @@ impl World {
         }
         entry.standing = Standing::Folded;
         shard_.alone[usize::from(class)].remove(&ix.0);
+    }
+
+    /// Where there are no cohorts but their paths, a listener learns of its path what it would have
+    /// learned by being folded.
+    fn keep_pace(&mut self, listener: u32) {
+        let at = listener as usize;
+        let (conn, class) = (self.crowd.listeners[at].conn, self.crowd.listeners[at].class);
+        let Some((node, shard, ix)) = self.place(conn) else { return };
+        let shard = &mut self.nodes[node].shards[usize::from(shard)];
+        let Some(seat) = shard.seat(ix).filter(|seat| seat.since != Time::MAX) else { return };
+        let first = *shard.firsts[usize::from(class)].get_or_insert(ix.0);
+        let Some(other) = shard.seat(SessionIx(first)) else { return };
+        let Some(first) = self.wires.listener(other.conn) else { return };
+        let Some(mut ear) = self.crowd.listeners[at].ear.take() else { return };
+        let entry = &self.crowd.listeners[first as usize];
+        let alike = first == listener
+            || entry.ear.as_ref().is_some_and(|leading| {
+                let alike = other.slice == seat.slice && ear.is_like(leading);
+                if alike {
+                    ear.share_path(leading);
+                }
+                alike
+            });
+        self.crowd.listeners[at].apace = alike;
+        self.crowd.listeners[at].ear = Some(ear);
     }
 
     /// Gives a listener of a cohort a reception of its own again.

@@ -151,6 +151,13 @@ impl Ear {
         self.reception.as_ref().map(Reception::stats).unwrap_or_default()
     }
 
+    /// Takes over what the cohort has learned of the path that all in it share.
+    pub(super) fn share_path(&mut self, other: &Self) {
+        if let (Some(own), Some(other)) = (&mut self.reception, &other.reception) {
+            own.share_path(other);
+        }
+    }
+
     /// Whether nothing is missing or under way.
     pub(super) fn settled(&self) -> bool {
         let newest = self.had.newest();

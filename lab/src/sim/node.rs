@@ -88,6 +88,8 @@ pub(super) struct Shard {
     /// Child relays and speakers, by session.
     pub(super) others: BTreeSet<u32>,
     pub(super) cohorts: Vec<Option<Box<Cohort>>>,
+    /// By class, the session that would lead a cohort where there are none.
+    pub(super) firsts: Vec<Option<u32>>,
     pub(super) armed: Time,
 }
 
@@ -310,6 +312,7 @@ impl Shard {
             alone: vec![BTreeSet::new(); classes],
             others: BTreeSet::new(),
             cohorts: (0..classes).map(|_| None).collect(),
+            firsts: vec![None; classes],
             armed: Time::MAX,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stentor_proto::fanout::SessionIx;
 use stentor_proto::node::LinkId;
-use stentor_proto::wire::{ClientMessage, Close, CloseCode, ControlDecoder, ServerMessage};
+use stentor_proto::wire::{Close, CloseCode, ControlDecoder, ServerMessage};
 use stentor_proto::{Time, limits};
 
 use super::chance::mix;
@@ -36,6 +36,8 @@ pub(super) struct Conn {
     pub(super) open: [bool; 2],
     /// When the last bytes of the stream arrive at each end: a stream keeps its order.
     order: [Time; 2],
+    /// Whether a child wants the room of it: it may have given it back before the answer came.
+    wanted: bool,
 }
 
 /// All connections, and the links between nodes.
@@ -68,7 +70,8 @@ impl Wires {
     }
 }
 
-/// Tells a message of a child from others without reading all of them.
+/// Tell messages of a child from others without reading all of them.
+const SUBSCRIBE: &[u8] = b"{\"type\":\"subscribe\"";
 const UNSUBSCRIBE: &[u8] = b"{\"type\":\"unsubscribe\"";
 
 impl World {
@@ -76,7 +79,15 @@ impl World {
         let conn = ConnIx::try_from(self.wires.conns.len()).expect("connections count in 32 bits");
         let (life, order) = (self.nodes[node].life, [Time::ZERO; 2]);
         let open = [true, true];
-        self.wires.conns.push(Conn { opener, node, life, session: None, open, order });
+        self.wires.conns.push(Conn {
+            opener,
+            node,
+            life,
+            session: None,
+            open,
+            order,
+            wanted: false,
+        });
         self.send(conn, End::Opener, What::Open);
         conn
     }
@@ -284,7 +295,7 @@ impl World {
         decoder.push(bytes);
         while let Ok(Some(message)) = decoder.next_message() {
             match message {
-                ServerMessage::Subscribed(_) => {
+                ServerMessage::Subscribed(_) if self.wires.conns[conn as usize].wanted => {
                     let parent = self.wires.conns[conn as usize].node;
                     let hops = &mut self.nodes[node].hops;
                     hops.retain(|hop| hop.conn != conn);
@@ -298,14 +309,14 @@ impl World {
         }
     }
 
-    /// What the reference model learns from what a child says: a room that it gives back.
+    /// What the reference model learns from what a child says: whether it wants the room.
     pub(super) fn overheard_from_child(&mut self, conn: ConnIx, node: NodeIx, bytes: &[u8]) {
-        if !bytes.get(2..).is_some_and(|json| json.starts_with(UNSUBSCRIBE)) {
-            return;
-        }
-        let mut decoder = ControlDecoder::default();
-        decoder.push(bytes);
-        if let Ok(Some(ClientMessage::Unsubscribe { .. })) = decoder.next_message() {
+        let json = bytes.get(2..).unwrap_or_default();
+        let wanted = &mut self.wires.conns[conn as usize].wanted;
+        if json.starts_with(SUBSCRIBE) {
+            *wanted = true;
+        } else if json.starts_with(UNSUBSCRIBE) {
+            *wanted = false;
             self.unhop(node, conn);
         }
     }
