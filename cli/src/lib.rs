@@ -11,6 +11,7 @@ mod demo;
 mod ending;
 mod listen;
 mod relay;
+mod sim;
 mod speak;
 mod token;
 mod view;
@@ -32,8 +33,11 @@ Examples:
   stentor bench fanout --json > fanout.json
   stentor bench faults --only loss_5,burst_5
       what a relay costs beside the floor
+  stentor sim --seeds 10
+      ten worlds of forty relays with every fault, in virtual time
 
-Exit codes: 0 success, 1 failure at run time, 2 wrong usage, 78 wrong configuration.";
+Exit codes: 0 success, 1 failure at run time, 2 wrong usage, 3 a simulated world broke a rule,
+78 wrong configuration.";
 
 /// Speaks into rooms, listens to them, and shows and measures a tree of relays.
 #[derive(Debug, Parser)]
@@ -62,6 +66,8 @@ pub enum Command {
     /// Measure
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Let a whole tree live in virtual time, with faults, and compare it with a reference model
+    Sim(sim::SimArgs),
 }
 
 impl Cli {
@@ -78,6 +84,7 @@ impl Cli {
             Command::Relay(command) => relay::run(command),
             Command::Bench(bench::Bench::Fanout(args)) => bench::fanout(args),
             Command::Bench(bench::Bench::Faults(args)) => bench::faults(args),
+            Command::Sim(args) => sim::run(args),
         }
     }
 }
@@ -105,6 +112,7 @@ mod tests {
             &["relay", "drain"],
             &["bench", "fanout"],
             &["bench", "faults"],
+            &["sim"],
         ] {
             let mut command = &mut cli;
             for word in words {

@@ -13,3 +13,4 @@ pub mod hears;
 pub mod nodes;
 pub mod report;
 pub mod shaper;
+pub mod sim;

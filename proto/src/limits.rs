@@ -314,6 +314,9 @@ pub const TICKS_PER_TURN: usize = 4;
 pub const SHARD_MESSAGES_PER_TURN: usize = 256;
 /// Messages from shards that control works on in one turn.
 pub const CONTROL_MESSAGES_PER_TURN: usize = 1_024;
+/// Ticks that a shard keeps of rooms that control has not told it of yet: ticks wait for no message,
+/// so the first of a room may overtake it (1 s of one room and some).
+pub const EARLY_TICKS: usize = 64;
 /// Verified tokens that a shard remembers.
 pub const TOKEN_CACHE: usize = 4_096;
 /// Sessions that a relay holds upwards: the origin, two parents, and two being replaced.

@@ -9,6 +9,8 @@ use crate::config::ConfigError;
 pub const RUNTIME: u8 = 1;
 /// Exit code of a wrong command line; clap uses the same.
 pub const USAGE: u8 = 2;
+/// Exit code of a check that found what must not be.
+pub const VIOLATED: u8 = 3;
 /// Exit code of a wrong configuration (`EX_CONFIG` of sysexits.h).
 pub const CONFIGURATION: u8 = 78;
 
@@ -21,6 +23,9 @@ pub enum Error {
     /// The command line asks for something that does not fit together.
     #[error("usage: {0}")]
     Usage(String),
+    /// A check found what must not be.
+    #[error("{0}")]
+    Violated(String),
     /// Something failed at run time.
     #[error("{0}")]
     Runtime(String),
@@ -39,6 +44,7 @@ impl Error {
         match self {
             Self::Configuration(_) => CONFIGURATION,
             Self::Usage(_) => USAGE,
+            Self::Violated(_) => VIOLATED,
             Self::Runtime(_) => RUNTIME,
         }
     }

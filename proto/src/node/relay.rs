@@ -279,18 +279,84 @@ impl RelayRoom {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{
+        Datagram, Framing, Parent, Placement, ServerMessage, Subscribed, TickFlags, record_bytes,
+        ticks_bytes,
+    };
 
-    #[test]
-    fn settings_do_not_show_their_token() {
-        let settings = RelaySettings {
+    fn settings() -> RelaySettings {
+        RelaySettings {
             info: serde_json::from_str(r#"{"id":"a","address":"a:1","capacity":1}"#).unwrap(),
             token: Some("ey.secret".to_owned()),
             origin: "origin:7843".to_owned(),
             agent: String::new(),
             unix_us_at_zero: 0,
             seed: 0,
+        }
+    }
+
+    fn say(relay: &mut RelayControl, now: Time, link: u32, message: &ServerMessage) {
+        relay.handle_link_control(now, LinkId(link), &encode_control(message));
+    }
+
+    fn placement(version: u64, level: u8, parents: &[&str]) -> ServerMessage {
+        let parent = |name: &&str| {
+            let (relay, address) = ((*name).to_owned(), format!("{name}:1"));
+            Parent { relay, address }
         };
-        let shown = format!("{settings:?}");
+        let parents = parents.iter().map(parent).collect();
+        ServerMessage::Placement(Placement { version, level, parents, why: "test".to_owned() })
+    }
+
+    /// The requests among what the relay wants to send.
+    fn requests(relay: &mut RelayControl) -> Vec<LinkId> {
+        let effects = std::iter::from_fn(|| relay.poll_effect());
+        let request = |effect| match effect {
+            ControlEffect::SendDatagram { link, bytes } => {
+                matches!(Datagram::parse(bytes), Ok(Datagram::Repair(_))).then_some(link)
+            }
+            _ => None,
+        };
+        effects.filter_map(request).collect()
+    }
+
+    #[test]
+    fn a_room_that_was_given_back_to_the_origin_does_not_wait_for_its_feed() {
+        let (now, room) = (Time::from_millis(1_000), "hall".to_owned());
+        let mut relay = RelayControl::new(settings(), now);
+        relay.handle_link_up(now, LinkId(0));
+        let welcome: ServerMessage =
+            serde_json::from_str(r#"{"type":"welcome","version":1,"identity":"a","role":"relay"}"#)
+                .unwrap();
+        say(&mut relay, now, 0, &welcome);
+        say(&mut relay, now, 0, &placement(1, 1, &[]));
+        relay.handle_message(now, ToControl::WantRoom { room: room.clone() });
+        // It moves below a relay before the origin has answered.
+        say(&mut relay, now, 0, &placement(2, 2, &["p"]));
+        say(&mut relay, now, 1, &welcome);
+        let info = Subscribed {
+            name: room,
+            id: 7,
+            title: String::new(),
+            public: true,
+            epoch: 1,
+            newest: 0,
+            tick_ms: 20,
+            redundancy: 2,
+        };
+        say(&mut relay, now, 1, &ServerMessage::Subscribed(info.clone()));
+        say(&mut relay, now, 0, &ServerMessage::Subscribed(info));
+        for number in [1, 3] {
+            let record = record_bytes(number, 0, 20, TickFlags::default(), &[0]);
+            let bytes = ticks_bytes(Framing::Quic, 7, 1, false, 0, &[record]);
+            relay.handle_link_datagram(now, LinkId(1), bytes);
+        }
+        assert_eq!(requests(&mut relay), [LinkId(1)], "the only feed has passed tick 2");
+    }
+
+    #[test]
+    fn settings_do_not_show_their_token() {
+        let shown = format!("{:?}", settings());
         assert!(shown.contains("origin:7843") && !shown.contains("secret"), "{shown}");
     }
 }

@@ -80,6 +80,11 @@ impl Reception {
         self.window.set_playout(playout);
     }
 
+    /// Takes over what another reception has learned of the path that both share.
+    pub fn share_path(&mut self, other: &Self) {
+        self.window.share_path(&other.window);
+    }
+
     /// Takes a datagram as the transport delivered it; hands each tick that is new to `pass`, in
     /// the order of arrival, with whether it is a replay.
     pub fn datagram(&mut self, now: Time, bytes: Bytes, pass: impl FnMut(Record, bool)) {

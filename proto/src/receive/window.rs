@@ -218,6 +218,11 @@ impl Window {
         self.playout
     }
 
+    /// Takes over how long answers take from a window that is fed over the same path.
+    pub fn share_path(&mut self, other: &Self) {
+        self.answer = other.answer;
+    }
+
     /// Notes that a tick comes in an answer to a request or in a replay, before it is given to
     /// [`Self::arrive`]: how long answers take decides when it is worth asking again.
     pub fn answered(&mut self, now: Time, number: u32) {

@@ -123,15 +123,22 @@ impl Planner {
         if free && self.table.origin_has_room() {
             return self.apply(now, index, 1, under_origin(), cause);
         }
-        let deepest = deepest_level(&self.table, index);
-        if free && deepest > level {
-            let deeper = self.paths.choose(&self.table, index, deepest, &well);
-            if deeper.parents.len() > choice.parents.len() {
-                let level = right_below(&self.table, &deeper.parents);
-                return self.apply(now, index, level, deeper, cause);
-            }
+        if free && let Some(deeper) = self.deeper(index, &well, choice.parents.len()) {
+            let level = right_below(&self.table, &deeper.parents);
+            return self.apply(now, index, level, deeper, cause);
         }
         self.apply_what_there_is(now, index, choice, cause);
+    }
+
+    /// More than `had` parents on the highest of the deeper levels that hold them: each level that a
+    /// relay goes down, whoever comes to hang below it does too.
+    fn deeper(&mut self, index: Index, well: &[Index], had: usize) -> Option<Choice> {
+        let level = self.table.node(index).level;
+        let mut deeper = level + 1..=deepest_level(&self.table, index);
+        deeper.find_map(|level| {
+            let choice = self.paths.choose(&self.table, index, level, well);
+            (choice.parents.len() > had).then_some(choice)
+        })
     }
 
     /// Moves a pinned relay of a starting tree to parents right above it, if there are two.

@@ -181,6 +181,32 @@ fn a_drain_gives_the_children_away_and_a_return_ends_it() {
 }
 
 #[test]
+fn a_relay_that_finds_no_parents_on_its_level_goes_no_deeper_than_it_must() {
+    let mut planner = planner(2);
+    let tree = [
+        ("a", Some(1)),
+        ("b", Some(1)),
+        ("c", Some(2)),
+        ("d", Some(2)),
+        ("e", Some(3)),
+        ("f", Some(3)),
+        ("g", Some(4)),
+        ("h", Some(4)),
+        ("x", None),
+    ];
+    for (id, level) in tree {
+        // Three children each.
+        planner.join(MS(0), info(id, 24, level)).unwrap();
+    }
+    let mut told = Told::default();
+    told.drain(&mut planner);
+    assert_eq!((told.0["x"].level, told.parents("x")), (2, vec!["a", "b"]));
+    planner.drain(MS(1), "a");
+    told.drain(&mut planner);
+    assert_eq!((told.0["x"].level, told.parents("x")), (3, vec!["b", "c"]));
+}
+
+#[test]
 fn bad_facts_are_refused_by_name() {
     let mut planner = planner(2);
     let refused = |planner: &mut Planner, info| planner.join(MS(0), info).unwrap_err().to_string();

@@ -139,6 +139,8 @@ impl RelayControl {
                 }
                 self.link_welcomed(now, link);
             }
+            // The answer to a subscription that was given back meanwhile: nothing comes of it.
+            ServerMessage::Subscribed(_) | ServerMessage::Refused { .. } if !self.feeds(link) => {}
             ServerMessage::Subscribed(info) => self.room_subscribed(now, link, info),
             ServerMessage::Refused { room, code, reason, .. } => {
                 let code = CloseCode::from_code(code.into()).unwrap_or(CloseCode::NoRoom);

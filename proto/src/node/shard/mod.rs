@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use self::rehome::Pushes;
 use self::room::ShardRoom;
-use super::messages::{ToControl, ToShard};
+use super::messages::{Tick, ToControl, ToShard};
 use super::stats::{Closes, ShardStats};
 use crate::fanout::{Choice, Class, Place, SessionIx};
 use crate::pass::{PassKey, PassVerifier};
@@ -167,6 +167,8 @@ pub struct NodeShard {
     rooms: Vec<Option<ShardRoom>>,
     by_name: BTreeMap<String, usize>,
     by_id: BTreeMap<u32, usize>,
+    /// Ticks that overtook the word of their room or epoch.
+    early: VecDeque<Tick>,
     /// Who waits for a room, by its name.
     waiting: BTreeMap<String, Vec<SessionKey>>,
     waiting_count: usize,
@@ -200,6 +202,7 @@ impl NodeShard {
             rooms: Vec::new(),
             by_name: BTreeMap::new(),
             by_id: BTreeMap::new(),
+            early: VecDeque::new(),
             waiting: BTreeMap::new(),
             waiting_count: 0,
             deadlines: BTreeSet::new(),

@@ -1,5 +1,7 @@
 //! A shard's copy of a room: who is in it, its ring, its ticks and beacons.
 
+use std::cmp::Ordering;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,12 +43,19 @@ impl NodeShard {
         let at = self.by_id.get(&tick.key.room).copied();
         let room = at.and_then(|at| self.rooms[at].as_mut());
         let (Some(at), Some(room)) = (at, room) else {
-            self.stats.drop_foreign_tick += 1;
+            self.keep_early(tick);
             return None;
         };
-        if room.info.epoch != tick.key.epoch {
-            self.stats.drop_foreign_tick += 1;
-            return None;
+        match tick.key.epoch.cmp(&room.info.epoch) {
+            Ordering::Equal => {}
+            Ordering::Greater => {
+                self.keep_early(tick);
+                return None;
+            }
+            Ordering::Less => {
+                self.stats.drop_foreign_tick += 1;
+                return None;
+            }
         }
         self.stats.ticks += 1;
         let number = tick.key.number;
@@ -103,6 +112,39 @@ impl NodeShard {
         due.min().unwrap_or(Time::MAX)
     }
 
+    /// Ticks wait for no message: one of a room that this shard does not know may have overtaken the
+    /// message that brings the room.
+    fn keep_early(&mut self, tick: &Tick) {
+        if self.early.len() >= limits::EARLY_TICKS {
+            self.early.pop_front();
+            self.stats.drop_foreign_tick += 1;
+        }
+        self.early.push_back(tick.clone());
+    }
+
+    /// Puts into a room's ring what overtook the word of it. What is older than anyone's playout
+    /// is of a former life of the room.
+    fn take_early(&mut self, at: usize) {
+        let Some(room) = self.rooms[at].as_mut() else {
+            return;
+        };
+        let here = (room.info.id, room.info.epoch);
+        let (early, others) = std::mem::take(&mut self.early)
+            .into_iter()
+            .partition::<VecDeque<Tick>, _>(|tick| (tick.key.room, tick.key.epoch) == here);
+        self.early = others;
+        for tick in early {
+            if tick.key.number < room.since {
+                self.stats.drop_foreign_tick += 1;
+                continue;
+            }
+            self.stats.ticks += 1;
+            room.ring.insert(tick.key.number, tick.record);
+            room.announced = room.announced.max(tick.key.number);
+        }
+        room.info.newest = room.info.newest.max(room.ring.newest());
+    }
+
     pub(super) fn room_up(&mut self, now: Time, info: Subscribed) {
         let at = match self.by_name.get(&info.name) {
             Some(&at) => {
@@ -111,6 +153,7 @@ impl NodeShard {
             }
             None => self.room_made(now, info),
         };
+        self.take_early(at);
         let Some(name) = self.rooms[at].as_ref().map(|room| room.info.name.clone()) else {
             return;
         };

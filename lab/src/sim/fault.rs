@@ -1,0 +1,223 @@
+//! Faults: what strikes, whom, when and for how long.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use stentor_proto::limits;
+
+use super::chance::Chance;
+
+/// What strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// A relay's process dies without a word (SIGKILL); it starts again when the fault ends.
+    Kill,
+    /// A relay's process stands still (SIGSTOP) and goes on when the fault ends.
+    Stop,
+    /// Nothing reaches or leaves a relay.
+    BlackHole,
+    /// The origin stands still.
+    StarveOrigin,
+    /// All relays of the first level stand still.
+    StarveLevel,
+    /// A relay is told to drain.
+    Drain,
+    /// Half of the relays are cut off from the other half and from the origin.
+    Partition,
+    /// All that comes to a relay from its parents loses a tenth.
+    Loss,
+    /// The origin's control neither hears of relays nor places them.
+    ControlGone,
+}
+
+impl FaultKind {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Kill,
+        Self::Stop,
+        Self::BlackHole,
+        Self::StarveOrigin,
+        Self::StarveLevel,
+        Self::Drain,
+        Self::Partition,
+        Self::Loss,
+        Self::ControlGone,
+    ];
+
+    /// The name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Stop => "stop",
+            Self::BlackHole => "blackhole",
+            Self::StarveOrigin => "starve-origin",
+            Self::StarveLevel => "starve-level",
+            Self::Drain => "drain",
+            Self::Partition => "partition",
+            Self::Loss => "loss",
+            Self::ControlGone => "control-gone",
+        }
+    }
+
+    /// How long it lasts unless something else is asked for.
+    const fn lasts(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Kill => 12,
+            // A relay that is not heard of for ten seconds is left out.
+            Self::ControlGone => 8,
+            Self::Stop | Self::StarveOrigin | Self::StarveLevel => 3,
+            Self::BlackHole | Self::Drain | Self::Partition | Self::Loss => 5,
+        })
+    }
+
+    /// Whether it strikes one relay.
+    const fn one(self) -> bool {
+        matches!(self, Self::Kill | Self::Stop | Self::BlackHole | Self::Drain | Self::Loss)
+    }
+}
+
+/// A fault: `kill`, `kill:r12`, `kill@20`, `kill:r12@20+5`: what, whom, from when (seconds after
+/// all have joined) and for how long. What is not said is chance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    /// What strikes.
+    pub kind: FaultKind,
+    /// The relay that it strikes, by its number from 1.
+    pub relay: Option<usize>,
+    /// When, after all listeners have joined.
+    pub at: Option<Duration>,
+    /// For how long.
+    pub lasts: Duration,
+}
+
+impl Fault {
+    /// A fault of this kind, on a relay and at a time that chance decides.
+    #[must_use]
+    pub const fn new(kind: FaultKind) -> Self {
+        Self { kind, relay: None, at: None, lasts: kind.lasts() }
+    }
+
+    /// The same, at a time.
+    #[must_use]
+    pub const fn at(self, seconds: u64) -> Self {
+        Self { at: Some(Duration::from_secs(seconds)), ..self }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.name())?;
+        if let Some(relay) = self.relay {
+            write!(f, ":r{relay}")?;
+        }
+        if let Some(at) = self.at {
+            write!(f, "@{}", at.as_secs_f64())?;
+        }
+        match self.lasts == self.kind.lasts() {
+            true => Ok(()),
+            false => write!(f, "+{}", self.lasts.as_secs_f64()),
+        }
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (rest, lasts) = split(text, '+');
+        let (rest, at) = split(rest, '@');
+        let (name, relay) = split(rest, ':');
+        let kind =
+            FaultKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+                let names = FaultKind::ALL.map(FaultKind::name).join(", ");
+                format!("there is no fault {name}; there are {names}")
+            })?;
+        let relay = match relay {
+            Some(_) if !kind.one() => return Err(format!("{name} does not strike one relay")),
+            Some(name) => {
+                let number = name.strip_prefix('r').and_then(|number| number.parse().ok());
+                Some(number.filter(|&n| n > 0).ok_or("a relay is named r1, r2, …")?)
+            }
+            None => None,
+        };
+        let at = at.map(seconds).transpose()?;
+        let lasts = lasts.map(seconds).transpose()?.unwrap_or(kind.lasts());
+        Ok(Self { kind, relay, at, lasts })
+    }
+}
+
+/// One fault of each kind, in an order and at times that the seed decides: the next one strikes
+/// when what the last one did has settled.
+#[must_use]
+pub fn all(seed: u64) -> Vec<Fault> {
+    let mut chance = Chance::new(seed ^ 0xfa_17);
+    let mut kinds = FaultKind::ALL.to_vec();
+    for at in (1..kinds.len()).rev() {
+        kinds.swap(at, chance.below(at + 1));
+    }
+    let mut at = Duration::from_secs(2);
+    let mut faults = Vec::new();
+    for kind in kinds {
+        let fault = Fault { at: Some(at), ..Fault::new(kind) };
+        // A relay that comes back has its parents within seconds, one that vanished is missed
+        // after ten.
+        at += fault.lasts + Duration::from_secs(6) + chance.within(Duration::from_secs(2));
+        at = Duration::from_millis(u64::try_from(at.as_millis()).unwrap_or(0));
+        faults.push(fault);
+    }
+    faults
+}
+
+/// How long after all listeners have joined the last of these faults ends, and all has settled.
+#[must_use]
+pub fn span(faults: &[Fault]) -> Duration {
+    // Whom a relay leaves without a word learns it after an idle timeout, and comes again.
+    let over = |fault: &Fault| match fault.kind {
+        FaultKind::Kill => fault.lasts.max(limits::IDLE_TIMEOUT + Duration::from_secs(2)),
+        _ => fault.lasts,
+    };
+    let end = |fault: &Fault| fault.at.unwrap_or_default() + over(fault);
+    faults.iter().map(end).max().unwrap_or_default() + SETTLED
+}
+
+/// A tree has settled this long after a fault: those that were missed have been, everybody has
+/// tried the new parents, and reports have come up from the deepest level.
+pub(super) const SETTLED: Duration = Duration::from_secs(10);
+
+fn split(text: &str, by: char) -> (&str, Option<&str>) {
+    text.split_once(by).map_or((text, None), |(before, after)| (before, Some(after)))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse().ok().and_then(|s: f64| Duration::try_from_secs_f64(s).ok());
+    parsed.ok_or_else(|| format!("{text} is no number of seconds"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_what_it_is_written_as() {
+        for text in ["kill", "stop:r12", "starve-origin@20", "loss:r3@1.5+0.5"] {
+            let fault: Fault = text.parse().unwrap();
+            assert_eq!(fault.to_string(), text);
+        }
+        for bad in ["", "kil", "kill:12", "kill:r0", "starve-level:r1", "kill@x", "kill+-1"] {
+            assert!(bad.parse::<Fault>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_seed_strikes_with_every_kind_once() {
+        let kinds = |seed| {
+            let mut kinds: Vec<FaultKind> = all(seed).iter().map(|f| f.kind).collect();
+            kinds.sort_unstable();
+            kinds
+        };
+        assert_eq!(kinds(1), FaultKind::ALL);
+        assert_ne!(all(1), all(2));
+    }
+}

@@ -1,0 +1,59 @@
+//! The simulator: a deterministic world of the production machines in virtual time.
+//!
+//! A [`World`] holds an origin and relays (`NodeControl` and `NodeShard` of `stentor-proto`, the
+//! very code that a relay runs), the queues between them, links, and listeners. Nothing is modelled
+//! that production code does; what is modelled is what is around it: the network, processes that
+//! die or stand still, and who comes when. One seed and one commit replay any failure.
+//!
+//! Every listener joins by the production path. Once its reception is the same as that of the
+//! others of its class on its shard, one production [`Reception`] stands for all of them (a
+//! cohort), and a part of the listeners stay full receivers throughout. A reference model says who
+//! must have received which ticks.
+//!
+//! [`Reception`]: stentor_proto::receive::Reception
+
+mod chance;
+mod crowd;
+mod ear;
+mod events;
+mod fault;
+mod figures;
+mod had;
+mod link;
+mod model;
+mod node;
+mod queue;
+mod quic;
+mod quic_ends;
+mod seats;
+mod serve;
+mod setup;
+mod speaker;
+mod strike;
+mod tree;
+mod wires;
+mod world;
+mod worlds;
+
+pub use crowd::Tally;
+pub use fault::{Fault, FaultKind, all as all_faults, span as fault_span};
+pub use figures::{ClassLoss, LevelDelay, Outcome};
+pub use link::{Line, Loss};
+pub use model::Violation;
+pub use quic::{QuicOutcome, QuicSetup, run_quic};
+pub use setup::{Class, Planted, Setup, classes};
+pub use world::World;
+pub use worlds::Worlds;
+
+/// The room that everybody is in.
+const ROOM: &str = "hall";
+
+/// Lets a world live, and says what became of it.
+///
+/// # Errors
+/// When the setup asks for what cannot be.
+pub fn run(setup: Setup) -> Result<Outcome, String> {
+    let mut world = World::new(setup)?;
+    world.run();
+    Ok(world.outcome())
+}
