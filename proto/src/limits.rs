@@ -208,6 +208,11 @@ pub const LOSS_PREVIOUS_PERMILLE: u32 = 10;
 /// Loss from which a session is sent t−1 and t−3 (per mille): at 3 % every thousandth tick is lost
 /// together with the one that repeats it.
 pub const LOSS_SPREAD_PERMILLE: u32 = 30;
+/// Each session's path is looked at about this often: a second of a room holds several samples of
+/// [`PATH_PACKETS`], and a loss is answered before a listener has missed two ticks.
+pub const PATH_SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// Paths that a shard looks at in one turn at most: about 0.1 ms, for each is a look into cold memory.
+pub const PATHS_PER_TURN: usize = 128;
 /// Redundancy is taken back by one step after this long with half the loss that called for it.
 pub const CLEAN_HOLD: Duration = Duration::from_secs(10);
 /// A round trip this far above that of the idle path is a queue, or half as much again where that
@@ -334,12 +339,17 @@ pub const NEW_ROOMS_PER_S: u32 = 100;
 pub const ABSENT_ROOM: Duration = Duration::from_secs(1);
 /// A room without children is given back after this long.
 pub const ROOM_LINGER: Duration = Duration::from_secs(10);
+/// A room that was made on first use ends when nobody was in it for this long: as long as a listener
+/// looks for its relay.
+pub const ROOM_UNUSED: Duration = REHOME_GIVE_UP;
 
 // The largest sum of the tables above, per shard:
 //   rings      256 rooms × 64 ticks × 1,084 bytes          =  17.8 MB
 //   queues     (8,192 + 8,192) messages × ~200 bytes        =   3.3 MB
 //   sessions   16,384 × (18 KB quinn-proto + 0.3 KB ours)   = 300   MB
 //   tokens     4,096 × ~0.4 KB                              =   1.6 MB
+// Each ended room raises the origin's epoch, which counts seconds when it starts.
+const _: () = assert!((ROOMS as u64) < ROOM_UNUSED.as_secs());
 const _: () = assert!(ROOMS * RING_TICKS * RECORD_BYTES < 20_000_000);
 
 // --- QUIC driver -----------------------------------------------------------------------------

@@ -154,6 +154,49 @@ fn a_room_that_nobody_wants_is_given_back_and_comes_again() {
 }
 
 #[test]
+fn a_room_made_on_first_use_ends_when_nobody_is_in_it_and_begins_anew() {
+    let setup = Setup { shards: 2, first_use: true, ..Setup::default() };
+    let mut world = World::tree(setup, 3, 2);
+    let unused = limits::ROOM_UNUSED.as_millis() as u64;
+    let rooms = |world: &World| -> Vec<(String, u32)> {
+        world.view(0).rooms.iter().map(|room| (room.room.clone(), room.epoch)).collect()
+    };
+    let (hall, yard) = (("hall".to_owned(), 1), ("yard".to_owned(), 1));
+    let listener = world.listen(LEVEL_3[0], "yard");
+    world.step(unused + 20_000);
+    assert_eq!(rooms(&world), [hall.clone(), yard.clone()], "someone is in it");
+    world.hang_up(world.listeners[listener].conn);
+    // Each level keeps it for as long as it lingers there.
+    let linger = 3 * limits::ROOM_LINGER.as_millis() as u64;
+    world.step(unused);
+    assert_eq!(rooms(&world), [hall.clone(), yard]);
+    world.step(linger + 1_000);
+    assert_eq!(rooms(&world), [hall.clone()], "a configured room stays");
+    let again = world.listen(LEVEL_3[0], "yard");
+    world.step(2_000);
+    assert_eq!(rooms(&world), [hall, ("yard".to_owned(), 2)]);
+    assert_complete(&world, again, 3, 2);
+}
+
+#[test]
+fn rooms_on_first_use_do_not_use_up_the_table() {
+    let mut world = World::tree(Setup { first_use: true, ..Setup::default() }, 1, 1);
+    for n in 1..limits::ROOMS {
+        let listener = world.listen(0, &format!("room-{n}"));
+        world.step(20);
+        world.hang_up(world.listeners[listener].conn);
+    }
+    let refused = world.listen(0, "one-more");
+    world.step(100);
+    assert_eq!(world.listeners[refused].closed.map(|(_, code)| code), Some(CloseCode::Full));
+    assert_eq!(stats(&world, 0).drop_room_table, 1);
+    world.step(limits::ROOM_UNUSED.as_millis() as u64 + 200);
+    let admitted = world.listen(0, "one-more");
+    world.step(500);
+    assert_complete(&world, admitted, limits::ROOMS as u32 + 1, limits::ROOMS as u32);
+}
+
+#[test]
 fn an_unknown_room_is_refused_by_name_all_the_way_down() {
     let mut world = World::tree(Setup { shards: 2, ..Setup::default() }, 3, 2);
     let asked = world.now;

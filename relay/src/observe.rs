@@ -116,11 +116,7 @@ impl Observer {
         self.publish_ticks(sums, &control.control);
         self.publish_transport(&sums.driver);
         self.publish_drops(sums, control);
-        let mut rooms: BTreeMap<&'static str, u64> = BTreeMap::new();
-        for (_, cause, count) in &control.rooms {
-            *rooms.entry(cause).or_default() += count;
-        }
-        for (cause, count) in rooms {
+        for &(cause, count) in &control.rooms {
             self.count(&metrics::INGEST, cause, count);
         }
     }

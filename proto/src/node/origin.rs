@@ -1,16 +1,18 @@
 //! Control of an origin: rooms, the stage, the planner.
 
+mod rooms;
 mod siblings;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use self::rooms::OriginRoom;
 use self::siblings::Lists;
 use super::control::ControlEffect;
 use super::messages::{Tick, ToControl, ToShard};
 use super::stats::ControlStats;
-use super::view::{NodeView, RelayView, RoomView};
-use crate::room::{Profile, Room, RoomSettings};
+use super::view::{NodeView, RelayView};
+use crate::room::{Profile, RoomStats};
 use crate::session::SessionKey;
 use crate::token::Signer;
 use crate::tree::{ORIGIN, PlanError, Planner, PlannerSettings, Sums};
@@ -28,7 +30,8 @@ pub struct OriginSettings {
     pub first_use: Option<RoomSetup>,
     /// The tree's settings.
     pub planner: PlannerSettings,
-    /// The epoch of every room: higher than in any former life of this origin.
+    /// The epoch of the first rooms, higher than in any former life of this origin: in seconds, which
+    /// a life's rooms cannot overtake ([`limits::ROOM_UNUSED`]).
     pub epoch: u32,
     /// Listeners that the origin itself may carry, for its readiness.
     pub capacity: u32,
@@ -57,20 +60,16 @@ pub struct RoomSetup {
     pub tick_ms: u8,
 }
 
-struct OriginRoom {
-    room: Room,
-    /// Who holds which slot.
-    stage: BTreeMap<u16, SessionKey>,
-    /// The version of the document that the shards have.
-    told: u64,
-}
-
 /// Control of an origin.
 pub struct OriginControl {
     settings: OriginSettings,
     rooms: BTreeMap<u32, OriginRoom>,
     names: BTreeMap<String, u32>,
     next_room: u32,
+    /// The epoch of the rooms that are made from here on.
+    epoch: u32,
+    /// What the rooms counted that have ended.
+    past: RoomStats,
     /// Stage sessions: their room and slot.
     stage: BTreeMap<SessionKey, (u32, u16)>,
     planner: Planner,
@@ -102,6 +101,8 @@ impl OriginControl {
     pub fn new(settings: OriginSettings, now: Time) -> Result<Self, Close> {
         let mut control = Self {
             planner: Planner::new(settings.planner),
+            epoch: settings.epoch,
+            past: RoomStats::default(),
             settings,
             rooms: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -125,7 +126,7 @@ impl OriginControl {
         let keys = ToShard::Keys(control.settings.keys.clone());
         control.effects.push_back(ControlEffect::ToShards(keys));
         for setup in control.settings.rooms.clone() {
-            control.make_room(now, &setup)?;
+            control.make_room(now, &setup, true)?;
         }
         Ok(control)
     }
@@ -153,8 +154,8 @@ impl OriginControl {
                 };
                 self.effects.push_back(ControlEffect::ToShards(message));
             }
-            // A room of an origin lives until it is ended, whoever is in it.
-            ToControl::RoomIdle { .. } | ToControl::RoomBusy { .. } => {}
+            ToControl::RoomIdle { shard, room } => self.room_idle(now, shard, &room),
+            ToControl::RoomBusy { shard, room } => self.room_busy(shard, &room),
             ToControl::StageJoin { session, room, identity, name, role } => {
                 self.stage_join(now, session, &room, identity, name, role);
             }
@@ -200,6 +201,7 @@ impl OriginControl {
             }
             self.drain_room(id);
         }
+        self.end_unused(now);
         #[cfg(feature = "fault-injection")]
         if self.parked {
             return;
@@ -248,12 +250,11 @@ impl OriginControl {
         self.stats
     }
 
-    /// Every room's own counters by room, name and value.
-    pub fn room_counters(&self) -> impl Iterator<Item = (&str, &'static str, u64)> {
-        self.rooms.values().flat_map(|room| {
-            let name = room.room.settings().name.as_str();
-            room.room.stats().causes().map(move |(cause, n)| (name, cause, n))
-        })
+    /// Frames that rooms dropped since the origin started, by cause.
+    pub fn room_counters(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        let mut sum = self.past;
+        self.rooms.values().for_each(|room| sum += *room.room.stats());
+        sum.causes()
     }
 
     /// What the origin and its tree look like.
@@ -286,48 +287,6 @@ impl OriginControl {
             why: relay.why.to_owned(),
         };
         self.planner.topology().map(seat).collect()
-    }
-
-    /// Finds a room by its name, or makes it where rooms are made on first use.
-    fn find_room(&mut self, now: Time, name: &str) -> Result<u32, Close> {
-        if let Some(&id) = self.names.get(name) {
-            return Ok(id);
-        }
-        let Some(first_use) = &self.settings.first_use else {
-            let reason =
-                format!("there is no room {name}; rooms are named in the origin's configuration");
-            return Err(Close::new(CloseCode::NoRoom, reason));
-        };
-        if self.rooms.len() >= limits::ROOMS {
-            self.stats.drop_room_table += 1;
-            return Err(Close::new(CloseCode::Full, "this origin carries no more rooms"));
-        }
-        let setup = RoomSetup { name: name.to_owned(), ..first_use.clone() };
-        self.make_room(now, &setup)
-    }
-
-    fn make_room(&mut self, now: Time, setup: &RoomSetup) -> Result<u32, Close> {
-        let id = self.next_room;
-        self.next_room += 1;
-        let settings = RoomSettings {
-            id,
-            name: setup.name.clone(),
-            title: setup.title.clone(),
-            public: setup.public,
-            profile: setup.profile,
-            audible: setup.audible,
-            tick_ms: setup.tick_ms,
-            epoch: self.settings.epoch,
-        };
-        let room = Room::new(settings, now, self.settings.unix_us_at_zero)
-            .map_err(|error| Close::new(CloseCode::NoRoom, format!("{}: {error}", setup.name)))?;
-        let info = room.subscribed();
-        let room = OriginRoom { room, stage: BTreeMap::new(), told: 0 };
-        self.rooms.insert(id, room);
-        self.names.insert(setup.name.clone(), id);
-        self.effects.push_back(ControlEffect::ToShards(ToShard::RoomUp(info)));
-        self.drain_room(id);
-        Ok(id)
     }
 
     fn stage_join(
@@ -376,6 +335,7 @@ impl OriginControl {
         if let Some(entry) = self.rooms.get_mut(&id) {
             entry.stage.remove(&slot);
             entry.room.leave(now, slot);
+            entry.left(now);
         }
         self.drain_room(id);
     }
@@ -501,23 +461,5 @@ impl OriginControl {
 
     fn send_to(&mut self, session: SessionKey, message: ToShard) {
         self.effects.push_back(ControlEffect::ToShard { shard: session.shard, message });
-    }
-}
-
-impl OriginRoom {
-    fn view(&self) -> RoomView {
-        let settings = self.room.settings();
-        let audible = self.room.audible();
-        let stage = self.room.state().stage.iter();
-        RoomView {
-            room: settings.name.clone(),
-            id: settings.id,
-            epoch: settings.epoch,
-            newest: self.room.newest().number,
-            delay_ms: 0.0,
-            lost: 0,
-            stage: stage.map(|e| (e.slot, e.identity.clone(), audible.contains(&e.slot))).collect(),
-            counters: self.room.stats().entries().collect(),
-        }
     }
 }

@@ -9,6 +9,13 @@ macro_rules! room_stats {
             $($(#[$drop_doc])* pub $drop: u64,)*
         }
 
+        impl std::ops::AddAssign for RoomStats {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)*
+                $(self.$drop += other.$drop;)*
+            }
+        }
+
         impl RoomStats {
             /// Every counter by its name, for the operator's view.
             pub fn entries(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {

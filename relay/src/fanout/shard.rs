@@ -28,10 +28,6 @@ use crate::quic::{Driver, DriverStats, Event, Outcome, Packet};
 const SESSIONS_PER_MS: usize = 200;
 /// The longest that input waits.
 const INPUT_WAIT: Duration = Duration::from_millis(5);
-/// Each session's path is looked at about this often.
-const SAMPLE_EVERY: Duration = Duration::from_secs(1);
-/// Paths looked at in one turn at most: about 0.1 ms, for each is a look into cold memory.
-const SAMPLES_PER_TURN: usize = 128;
 /// Rounds of events and effects in one turn.
 const ROUNDS: usize = 4;
 
@@ -243,9 +239,11 @@ impl Shard {
     /// session's own loss decides how much redundancy it is sent.
     fn sample_paths(&mut self, now: Instant) {
         let (mut last, at) = self.sampled;
-        let since = now.saturating_duration_since(at).min(SAMPLE_EVERY);
-        let due = self.open.len() as u128 * since.as_micros() / SAMPLE_EVERY.as_micros();
-        let due = usize::try_from(due).unwrap_or(SAMPLES_PER_TURN).min(SAMPLES_PER_TURN);
+        let every = limits::PATH_SAMPLE_EVERY;
+        let since = now.saturating_duration_since(at).min(every);
+        let due = self.open.len() as u128 * since.as_micros() / every.as_micros();
+        let due = usize::try_from(due)
+            .map_or(limits::PATHS_PER_TURN, |due| due.min(limits::PATHS_PER_TURN));
         if due == 0 {
             return;
         }

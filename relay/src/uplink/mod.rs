@@ -52,8 +52,8 @@ pub struct ControlReport {
 pub struct ControlReportStats {
     /// The machine's own.
     pub control: ControlStats,
-    /// The rooms' own, at the origin: room, cause, count.
-    pub rooms: Vec<(String, &'static str, u64)>,
+    /// Frames that the rooms dropped, at the origin: cause and count.
+    pub rooms: Vec<(&'static str, u64)>,
     /// Ticks that a shard's full queue dropped.
     pub drop_tick_queue: u64,
     /// Messages that a shard's full queue dropped.
@@ -364,8 +364,7 @@ impl Control {
         self.stats.drop_events = self.events.as_ref().map_or(0, EventLog::dropped);
         self.stats.uplinks = self.uplinks.as_ref().map(|u| *u.driver.stats()).unwrap_or_default();
         if let NodeControl::Origin(origin) = &self.node {
-            let counters = origin.room_counters();
-            self.stats.rooms = counters.map(|(room, c, n)| (room.to_owned(), c, n)).collect();
+            self.stats.rooms = origin.room_counters().collect();
         }
         self.report.stats.store(Arc::new(self.stats.clone()));
         self.report.view.store(Arc::new(self.node.view(self.clock.time(now))));

@@ -17,6 +17,8 @@ pub(super) struct Lists {
     told: BTreeMap<String, Told>,
     /// By relay: who names it, and how many listeners each of them would send it.
     shares: BTreeMap<String, BTreeMap<String, u32>>,
+    /// By relay: those whose shares have an entry of its.
+    names: BTreeMap<String, Vec<String>>,
     /// Relays whose lists are to be looked at.
     due: BTreeSet<String>,
     /// Relays that name fewer than they may.
@@ -39,6 +41,27 @@ impl Lists {
         due.into_iter().chain(self.every).min().unwrap_or(Time::MAX)
     }
 
+    /// `id` names these relays, and would send each of them so many listeners. The work does not grow
+    /// with the tree.
+    fn name(&mut self, id: &str, relays: &[Alternate], each: u32) {
+        for former in self.names.remove(id).unwrap_or_default() {
+            if let Some(shares) = self.shares.get_mut(&former) {
+                shares.remove(id);
+                if shares.is_empty() {
+                    self.shares.remove(&former);
+                }
+            }
+        }
+        for relay in relays {
+            let shares = self.shares.entry(relay.relay.clone()).or_default();
+            shares.insert(id.to_owned(), each);
+        }
+        if !relays.is_empty() {
+            let names = relays.iter().map(|relay| relay.relay.clone()).collect();
+            self.names.insert(id.to_owned(), names);
+        }
+    }
+
     fn wake(&mut self, now: Time) {
         self.turn.get_or_insert(now);
         self.every.get_or_insert(now + limits::SIBLINGS_EVERY);
@@ -59,6 +82,8 @@ impl OriginControl {
     pub(super) fn sibling_left(&mut self, now: Time, id: &str) {
         let named_by = self.lists.shares.remove(id).unwrap_or_default();
         self.lists.due.extend(named_by.into_keys());
+        // If it is gone for good, what is known of it is forgotten.
+        self.lists.due.insert(id.to_owned());
         self.lists.wake(now);
     }
 
@@ -98,14 +123,7 @@ impl OriginControl {
             self.lists.short.insert(id.to_owned());
         }
         let each = listeners.div_ceil(u32::try_from(relays.len()).unwrap_or(1).max(1));
-        for shares in self.lists.shares.values_mut() {
-            shares.remove(id);
-        }
-        for relay in &relays {
-            let shares = self.lists.shares.entry(relay.relay.clone()).or_default();
-            shares.insert(id.to_owned(), each);
-        }
-        self.lists.shares.retain(|_, shares| !shares.is_empty());
+        self.lists.name(id, &relays, each);
         let largest = self.lists.shares.get(id).and_then(|shares| shares.values().max().copied());
         // Half of a relay is for newcomers, however large its siblings are.
         let headroom = largest.unwrap_or(0).min(capacity / 2);
@@ -159,8 +177,94 @@ impl OriginControl {
     fn forget_lists(&mut self, id: &str) {
         self.lists.told.remove(id);
         self.lists.short.remove(id);
-        for shares in self.lists.shares.values_mut() {
-            shares.remove(id);
+        self.lists.name(id, &[], 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fanout::SessionIx;
+    use crate::node::messages::ToControl;
+    use crate::node::{ControlEffect, OriginSettings};
+    use crate::session::SessionKey;
+    use crate::tree::PlannerSettings;
+    use crate::wire::{Load, RelayInfo};
+
+    fn key(n: u32) -> SessionKey {
+        SessionKey { shard: 0, ix: SessionIx(n), generation: n }
+    }
+
+    fn join(control: &mut OriginControl, now: Time, n: u32) {
+        let info = RelayInfo {
+            id: format!("edge-{n}"),
+            address: format!("192.0.2.{n}:4433"),
+            region: String::new(),
+            capacity: 1_000,
+            level: Some(1),
+            incarnation: 1,
+            pass_key: None,
+        };
+        control.handle_message(now, ToControl::RelayJoin { session: key(n), info });
+    }
+
+    fn load(control: &mut OriginControl, now: Time, n: u32, sequence: u64, listeners: u32) {
+        let load = Load { incarnation: 1, sequence, listeners, ..Load::default() };
+        control.handle_message(now, ToControl::RelayLoad { session: key(n), load });
+    }
+
+    /// What a relay was told last.
+    fn told(control: &mut OriginControl, n: u32) -> Option<Siblings> {
+        let mut last = None;
+        while let Some(effect) = control.poll_effect() {
+            if let ControlEffect::ToShard { message, .. } = effect
+                && let ToShard::RelaySiblings { session, siblings } = message
+                && session == key(n)
+            {
+                last = Some(siblings);
+            }
         }
+        last
+    }
+
+    #[test]
+    fn a_relay_that_is_gone_keeps_no_places_and_no_memory() {
+        let settings = OriginSettings {
+            name: "origin".into(),
+            rooms: Vec::new(),
+            first_use: None,
+            planner: PlannerSettings::default(),
+            epoch: 1,
+            capacity: 100,
+            keys: Vec::new(),
+            signer: None,
+            unix_us_at_zero: 0,
+        };
+        let mut now = Time::ZERO;
+        let mut control = OriginControl::new(settings, now).unwrap();
+        (1..=3).for_each(|n| join(&mut control, now, n));
+        for (sequence, listeners) in [(1, 300), (2, 400), (3, 400)] {
+            now += limits::SIBLINGS_EVERY;
+            (1..=3).for_each(|n| load(&mut control, now, n, sequence, listeners));
+            control.handle_timeout(now);
+        }
+        let before = told(&mut control, 1).unwrap();
+        assert_eq!(
+            (before.relays.len(), before.headroom),
+            (2, 200),
+            "half of each other's listeners"
+        );
+        control.handle_message(now, ToControl::RelayLeave { session: key(2) });
+        control.handle_message(now, ToControl::RelayLeave { session: key(3) });
+        for sequence in 4..7 {
+            now += limits::SIBLINGS_EVERY;
+            load(&mut control, now, 1, sequence, 400);
+            control.handle_timeout(now);
+        }
+        let after = told(&mut control, 1).unwrap();
+        assert_eq!((after.relays.len(), after.headroom), (0, 0));
+        let Lists { told, shares, names, due, .. } = &control.lists;
+        assert!(told.keys().eq(["edge-1"]), "{told:?}");
+        assert!(shares.is_empty() && names.is_empty() && due.is_empty(), "{shares:?} {names:?}");
     }
 }
