@@ -29,9 +29,12 @@ Examples:
       one speaks at the origin, one listens at a relay
   stentor token --dev --room hall --role speaker --identity ann
       a token for whoever speaks from elsewhere
+  stentor relay drain --admin 127.0.0.1:9434
+      empties a relay, whose listeners go elsewhere, and ends it
   stentor bench fanout --json > fanout.json
-  stentor bench faults --only loss_5,burst_5
       what a relay costs beside the floor
+  stentor bench faults --only loss_5,burst_5
+      what faults cost listeners
 
 Exit codes: 0 success, 1 failure at run time, 2 wrong usage, 78 wrong configuration.";
 
