@@ -94,7 +94,7 @@ counters! {
         duplicate,
         /// Ticks that came when they were given up already.
         drop_late,
-        /// Ticks further ahead than an honest parent can be.
+        /// Ticks and beacons further ahead than an honest parent can be.
         drop_too_far_ahead,
         /// Two different copies of one tick: one parent forges.
         conflict,
