@@ -30,9 +30,12 @@ Examples:
       one speaks at the origin, one listens at a relay
   stentor token --dev --room hall --role speaker --identity ann
       a token for whoever speaks from elsewhere
+  stentor relay drain --admin 127.0.0.1:9434
+      empties a relay, whose listeners go elsewhere, and ends it
   stentor bench fanout --json > fanout.json
-  stentor bench faults --only loss_5,burst_5
       what a relay costs beside the floor
+  stentor bench faults --only loss_5,burst_5
+      what faults cost listeners
   stentor sim --seeds 10
       ten worlds of forty relays with every fault, in virtual time
 

@@ -240,9 +240,9 @@ pub const PROBE_EVERY: Duration = Duration::from_millis(40);
 pub const PARENT_PROBE_EVERY: Duration = Duration::from_millis(100);
 /// Probes that one session is sent while it is silent: it is left after them.
 pub const PROBES: u8 = 16;
-/// Listeners of a dead relay start within this of each other: 500 of them are 10,000 handshakes a
+/// Listeners of a dead relay start within this of each other: 500 of them are 12,500 handshakes a
 /// second for all alternates together.
-pub const REHOME_SPREAD: Duration = Duration::from_millis(50);
+pub const REHOME_SPREAD: Duration = Duration::from_millis(40);
 /// An attempt without a welcome for this long is joined by a second one.
 pub const REHOME_NEXT: Duration = Duration::from_millis(250);
 /// An attempt without a welcome for this long is given up.

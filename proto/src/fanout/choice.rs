@@ -61,6 +61,13 @@ impl Choice {
         self.variant
     }
 
+    /// Whether the path was found full of late: then what is sent on top of the ticks, repairs too,
+    /// costs more ticks than it brings.
+    #[must_use]
+    pub fn is_full(&self, now: Time) -> bool {
+        now < self.held_until
+    }
+
     /// Takes a sample of the path, about one a second, and says what it changes. Samples of fewer
     /// than [`limits::PATH_PACKETS`] new packets wait for the next.
     pub fn sample(&mut self, now: Time, sample: PathSample) -> Change {
@@ -226,12 +233,14 @@ mod tests {
         assert_eq!(path.choice.variant(), Variant::Spread);
         path.sample.rtt = Duration::from_millis(200);
         assert_eq!((path.second(10), path.second(10)), (Change::Queueing, Change::Queueing));
+        assert!(path.choice.is_full(path.now));
         for _ in 0..30 {
             assert_eq!(path.second(10), Change::None, "it stays at the least while it queues");
         }
         path.sample.rtt = Duration::from_millis(40);
         let up = (1..60).find(|_| path.second(5) == Change::Up);
         assert_eq!(up, Some(10), "once the queue is gone, loss counts again, a while later");
+        assert!(!path.choice.is_full(path.now));
     }
 
     #[test]

@@ -48,10 +48,10 @@ impl Silence {
         self.heard + self.threshold()
     }
 
-    /// When another relay is looked for: a probe has had half of the time that was left to be
+    /// When another relay is looked for: a probe has had a third of the time that was left to be
     /// answered, and a handshake takes its time. The session is left only when it is silent.
     pub(super) fn doubtful_at(&self) -> Time {
-        self.heard + self.threshold() * 3 / 4
+        self.heard + self.threshold() * 2 / 3
     }
 
     /// When it is to be asked for a sign of life: well before it is left.
@@ -79,7 +79,7 @@ mod tests {
         let mut silence = Silence::new(ms(0), 20);
         assert_eq!(silence.silent_at(), ms(150));
         assert_eq!(silence.probe_at(), ms(75));
-        assert_eq!(silence.doubtful_at(), Time::from_micros(112_500));
+        assert_eq!(silence.doubtful_at(), ms(100));
         silence.heard(ms(100));
         assert_eq!(silence.silent_at(), ms(300));
         silence.heard(ms(2_100));

@@ -133,11 +133,11 @@ impl Scene {
 #[test]
 fn a_dead_relay_is_left_for_an_alternate_and_nothing_is_lost() {
     let mut scene = Scene::inside();
-    scene.pass(112);
+    scene.pass(99);
     let probes = scene.actions();
     let probe = ListenAction::SendDatagram { home: HomeId(0), bytes: probe_bytes(Framing::Quic) };
     assert_eq!(probes, [probe], "asked for a sign of life before it is left");
-    scene.pass(1 + 50);
+    scene.pass(1 + 40);
     let connect = scene.actions().into_iter().find_map(|action| match action {
         ListenAction::Connect { home, address, hello } => Some((home, address, hello)),
         _ => None,
@@ -150,7 +150,8 @@ fn a_dead_relay_is_left_for_an_alternate_and_nothing_is_lost() {
     for number in 11..=20 {
         scene.tick(1, number, true);
     }
-    assert_eq!(scene.listen.current(), Some(HomeId(1)));
+    scene.pass(20);
+    assert_eq!(scene.listen.current(), Some(HomeId(1)), "the former one is silent");
     let actions = scene.actions();
     let moved = ListenAction::Moved { address: "a".into(), cause: MoveCause::Silent };
     assert!(actions.contains(&ListenAction::Leave { home: HomeId(0) }) && actions.contains(&moved));
@@ -174,7 +175,7 @@ fn a_starved_relay_that_answers_is_not_left() {
 #[test]
 fn a_relay_that_is_heard_again_in_time_is_kept() {
     let mut scene = Scene::inside();
-    scene.pass(113 + 50);
+    scene.pass(100 + 40);
     assert_eq!(scene.connects(), [(HomeId(1), "a".to_owned())]);
     scene.tick(0, 11, false);
     assert!(scene.actions().contains(&ListenAction::Leave { home: HomeId(1) }));
@@ -232,7 +233,7 @@ fn a_relay_that_asks_is_left_only_when_the_new_one_plays() {
 #[test]
 fn a_dead_alternate_is_joined_by_the_next_and_a_refusal_does_not_wait() {
     let mut scene = Scene::inside();
-    scene.pass(113 + 50 + 250);
+    scene.pass(100 + 40 + 250);
     let tried = scene.connects();
     assert_eq!(tried, [(HomeId(1), "a".to_owned()), (HomeId(2), "b".to_owned())]);
     let full = Close::new(CloseCode::Full, "no place");

@@ -52,6 +52,8 @@ counters! {
         drop_repair_unknown,
         /// Repair requests beyond a child's budget.
         drop_repair_budget,
+        /// Repair requests over a path that is full: the answers would push out ticks.
+        drop_repair_full_path,
         /// Probes answered.
         probed,
         /// Listeners that came with a good re-home pass.
@@ -94,7 +96,7 @@ counters! {
         duplicate,
         /// Ticks that came when they were given up already.
         drop_late,
-        /// Ticks further ahead than an honest parent can be.
+        /// Ticks and beacons further ahead than an honest parent can be.
         drop_too_far_ahead,
         /// Two different copies of one tick: one parent forges.
         conflict,

@@ -287,6 +287,7 @@ impl Window {
     pub fn beacon(&mut self, now: Time, feed: FeedIx, beacon: &Beacon) {
         let number = beacon.newest.number;
         if !self.plausible(now, number) {
+            self.stats.too_far_ahead += 1;
             return;
         }
         self.heard(now, feed, number);

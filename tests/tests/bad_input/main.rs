@@ -5,6 +5,7 @@ mod bystanders;
 mod control;
 mod datagrams;
 mod joins;
+mod parent;
 mod peer;
 mod scene;
 mod speech;
@@ -62,6 +63,7 @@ async fn misdeeds(scene: &Scene) -> Result<()> {
     control::all(scene).await.context("control messages")?;
     datagrams::all(scene).await.context("datagrams")?;
     speech::all(scene).await.context("speech")?;
+    parent::all(scene).await.context("a parent that lies")?;
     slow.await?.context("slow control streams")?;
     tokio::task::spawn_blocking(move || stalled.join())
         .await?

@@ -76,6 +76,11 @@ impl Scene {
         self.dev.signer()
     }
 
+    /// The directory with the bed's authority.
+    pub(crate) fn dev(&self) -> &DevDir {
+        &self.dev
+    }
+
     /// What an anonymous listener of the level-2 relay says.
     pub(crate) fn listener(&self) -> Join {
         Join {
@@ -114,6 +119,11 @@ impl<'a> Counter<'a> {
     /// Drops with this cause.
     pub(crate) fn drops(node: &'a Node, cause: &str) -> Result<Self> {
         Self::new(node, format!("stentor_drops_total{{cause=\"{cause}\"}}"))
+    }
+
+    /// Ticks with this result.
+    pub(crate) fn ticks(node: &'a Node, result: &str) -> Result<Self> {
+        Self::new(node, format!("stentor_ticks_total{{result=\"{result}\"}}"))
     }
 
     /// Frames at the origin with this result.

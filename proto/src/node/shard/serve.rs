@@ -93,6 +93,10 @@ impl NodeShard {
             self.stats.drop_repair_off += u64::from(request.mask.count_ones());
             return;
         }
+        if session.choice.is_full(now) {
+            self.stats.drop_repair_full_path += u64::from(request.mask.count_ones());
+            return;
+        }
         let mut records = Vec::new();
         for bit in (0..32).filter(|bit| request.mask & (1 << bit) != 0) {
             let number = request.first.number.checked_add(bit);
