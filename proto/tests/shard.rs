@@ -8,11 +8,12 @@ use stentor_proto::fanout::{PathSample, SessionIx};
 use stentor_proto::node::{
     Fanout, NodeShard, ShardEffect, ShardSettings, Tick, ToControl, ToShard,
 };
-use stentor_proto::token::Verifier;
+use stentor_proto::pass::{Pass, PassKey, certify};
+use stentor_proto::token::{Signer, Verifier, private_pem};
 use stentor_proto::wire::{
     ClientMessage, Close, CloseCode, ControlDecoder, Datagram, Framing, Hello, RepairRequest, Role,
-    ServerMessage, SpeechFrame, Subscribed, TickFlags, TickKey, encode_control, record_bytes,
-    repair_bytes, speech_bytes,
+    Secret, ServerMessage, Siblings, SpeechFrame, Subscribed, TickFlags, TickKey, encode_control,
+    probe_bytes, record_bytes, repair_bytes, speech_bytes,
 };
 use stentor_proto::{Time, limits};
 
@@ -472,4 +473,67 @@ fn a_peer_s_words_in_a_close_do_not_break_it() {
     bytes.extend(json.as_bytes());
     bench.shard.handle_control(bench.now, SessionIx(0), &bytes);
     assert_eq!(closed_with(&bench.effects()), Some(CloseCode::Protocol));
+}
+
+/// The relay `edge-1` with a key that the origin has certified, ten places, and six kept.
+fn certified() -> (Bench, impl Fn(&str, &str, u8) -> Option<Secret>) {
+    let origin = Signer::from_pkcs8_pem(&private_pem([1; 32]), None).unwrap();
+    let (mut bench, unix_s) = (Bench::with_room(), 1_700_000_001);
+    bench.shard.handle_message(bench.now, ToShard::Keys(vec![origin.published()]));
+    let siblings = Siblings { headroom: 6, ..Siblings::default() };
+    bench.shard.handle_message(bench.now, ToShard::Siblings(siblings));
+    let pass = move |sub: &str, room: &str, key: u8| {
+        let key = PassKey::from_seed([key; 32]);
+        let certified = PassKey::from_seed([7; 32]).published();
+        let certificate = certify(&origin, "edge-1", &certified, unix_s).unwrap();
+        let (sub, room, relay) = (sub.to_owned(), room.to_owned(), "edge-1".to_owned());
+        let pass = Pass { sub, room, relay, iat: unix_s, exp: unix_s + 60, anonymous: true };
+        Some(Secret(key.give(&certificate, &pass).unwrap()))
+    };
+    (bench, pass)
+}
+
+#[test]
+fn places_are_kept_for_those_who_return_with_a_good_pass() {
+    let (mut bench, pass) = certified();
+    for ix in 0..4 {
+        assert_eq!(closed_with(&bench.open(ix, listener())), None);
+    }
+    assert_eq!(closed_with(&bench.open(4, listener())), Some(CloseCode::Full));
+    let with = |pass| Hello { pass, ..listener() };
+    for (ix, bad) in [(5, pass("ann", "hall", 8)), (6, pass("ann", "barn", 7))] {
+        assert_eq!(closed_with(&bench.open(ix, with(bad))), Some(CloseCode::Full));
+    }
+    assert_eq!((bench.shard.stats().returned, bench.shard.stats().drop_bad_pass), (0, 2));
+    for ix in 7..13 {
+        let effects = bench.open(ix, with(pass("ann", "hall", 7)));
+        assert_eq!(closed_with(&effects), None);
+        let welcomed = |message| match message {
+            ServerMessage::Welcome(welcome) => Some(welcome.identity),
+            _ => None,
+        };
+        let identity = messages(&effects).into_iter().find_map(welcomed);
+        assert_eq!(identity.as_deref(), Some("ann"), "it keeps its identity");
+    }
+    // All ten places are taken: a pass opens no further one.
+    let full = closed_with(&bench.open(13, with(pass("ann", "hall", 7))));
+    assert_eq!((full, bench.shard.stats().returned), (Some(CloseCode::Full), 7));
+}
+
+#[test]
+fn a_probe_is_answered_with_a_beacon_and_within_the_budget() {
+    let mut bench = Bench::with_room();
+    bench.open(0, listener());
+    bench.tick(1);
+    let mut answers = 0;
+    for _ in 0..2 * limits::REPAIRS_PER_S {
+        bench.shard.handle_datagram(bench.now, SessionIx(0), probe_bytes(Framing::Quic));
+        for effect in bench.effects() {
+            let ShardEffect::SendDatagram { bytes, .. } = effect else { panic!("{effect:?}") };
+            let Datagram::Beacon(beacon) = Datagram::parse(bytes).unwrap() else { panic!() };
+            assert_eq!(beacon.newest.number, 1);
+            answers += 1;
+        }
+    }
+    assert_eq!(answers, limits::REPAIRS_PER_S);
 }

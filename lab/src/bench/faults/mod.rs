@@ -53,6 +53,7 @@ const ROWS: &[(&str, Measure)] = &[
     ("uplink_loss_5", uplink::loss_5),
     ("loss_hops_2", relays::loss_hops_2),
     ("kill_own_relay", own_relay::kill),
+    ("kill_own_relay_in_silence", own_relay::kill_in_silence),
     ("stop_own_relay", own_relay::stop),
     ("blackhole_own_relay", own_relay::black_hole),
     ("drain", own_relay::drain),

@@ -24,7 +24,9 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// Counting begins this long before the fault.
 const BEFORE: Duration = Duration::from_secs(1);
 /// And ends this long after it.
-const AFTER: Duration = Duration::from_secs(5);
+const AFTER: Duration = Duration::from_secs(4);
+/// Heartbeats are ten a second this long after the last word.
+const HUSHED: Duration = Duration::from_millis(500);
 /// A drain is given this long.
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -85,6 +87,17 @@ impl Siblings {
 
 pub(super) fn kill(options: &FaultsOptions, name: &str) -> Result<Row> {
     let mut siblings = Siblings::start(options, name)?;
+    siblings.victim().kill()?;
+    sleep(AFTER);
+    let fired = siblings.victim().topology().is_err();
+    siblings.finish(fired)
+}
+
+/// The same while nobody speaks: ticks come ten times a second, and beacons between them.
+pub(super) fn kill_in_silence(options: &FaultsOptions, name: &str) -> Result<Row> {
+    let mut siblings = Siblings::start(options, name)?;
+    siblings.scene.hush();
+    sleep(HUSHED);
     siblings.victim().kill()?;
     sleep(AFTER);
     let fired = siblings.victim().topology().is_err();

@@ -47,6 +47,11 @@ impl Scene {
         Ok(Self { bed, choir })
     }
 
+    /// The voice pauses.
+    pub(super) fn hush(&self) {
+        self.choir.speak(0);
+    }
+
     /// Ends the voice and the tree.
     pub(super) fn end(self) -> Result<()> {
         self.choir.finish().map(drop)
