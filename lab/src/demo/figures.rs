@@ -122,7 +122,7 @@ pub(super) fn outcome(
     report.set("ticks_sent", tree.journal.count(ORIGIN, first, last));
     report.set("ticks_altered", stays.iter().map(|stay| stay.altered).sum::<u64>());
     report.set("ticks_lost", stays.iter().map(|stay| stay.lost()).sum::<u64>());
-    let column = |pick: fn(&Stay) -> f64| stays.iter().map(|stay| pick(stay)).collect::<Vec<f64>>();
+    let column = |pick: fn(&Stay) -> f64| stays.iter().map(pick).collect::<Vec<f64>>();
     let mut unmeasured = Vec::new();
     let mut both = |report: &mut Report, name: &str, samples: &mut [f64]| {
         unmeasured.extend(quantiles(report, name, samples).err().map(|why| format!("{why:#}")));
