@@ -1,5 +1,6 @@
 //! What a crowd measured.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use stentor_proto::Time;
@@ -25,6 +26,9 @@ pub struct Count {
     pub last: u32,
     /// Distinct ticks.
     pub ticks: u64,
+    /// Ticks that came with other bytes than to the first of the crowd who had them, if copies are
+    /// compared.
+    pub altered: u64,
     /// From the first packet to the welcome, in milliseconds.
     pub join_ms: f64,
     /// From the first packet to the first tick, in milliseconds.
@@ -118,10 +122,21 @@ impl Crowd {
         let count = |member: &Member| {
             let (first, last, ticks) = member.ticks.span();
             let (join_ms, first_tick_ms) = (ms(member.joined), ms(member.first_tick));
-            Count { first, last, ticks, join_ms, first_tick_ms }
+            Count { first, last, ticks, altered: member.altered, join_ms, first_tick_ms }
         };
         let inside = |member: &&Member| member.joined.is_some();
         self.members().filter(inside).map(count).collect()
+    }
+
+    /// From here on, compares every copy of a tick that reaches anyone.
+    pub fn compare_copies(&mut self) {
+        self.copies.get_or_insert_default();
+    }
+
+    /// The fingerprint of the first copy of each tick that was compared, by number.
+    #[must_use]
+    pub fn first_copies(&self) -> BTreeMap<u32, u64> {
+        self.copies.as_ref().map(|copies| copies.first().clone()).unwrap_or_default()
     }
 
     /// From here on, notes for some listeners when the kernel received their ticks.
@@ -146,7 +161,7 @@ impl Crowd {
         }
     }
 
-    /// Listeners that are outside for good, and why, and why.
+    /// Listeners that are outside for good, and why.
     #[must_use]
     pub fn lost(&self) -> &[String] {
         &self.failed

@@ -8,6 +8,8 @@ use stentor_proto::wire::{ControlDecoder, ServerMessage};
 use stentor_proto::{Time, limits};
 use stentor_relay::quic::ConnId;
 
+use super::copies::Copies;
+
 /// One listener.
 pub(super) struct Member {
     pub(super) started: Instant,
@@ -23,6 +25,8 @@ pub(super) struct Member {
     pub(super) ticks: Ticks,
     /// Those that came by their playout.
     pub(super) in_time: Ticks,
+    /// Ticks that came with other bytes than to the first who had them.
+    pub(super) altered: u64,
     clock: PlayoutClock,
     /// When the last new tick came, and the longest time between two of them since gaps are watched.
     last_new: Option<Time>,
@@ -66,6 +70,7 @@ impl Member {
             timer: None,
             ticks: Ticks::default(),
             in_time: Ticks::default(),
+            altered: 0,
             clock: PlayoutClock::default(),
             last_new: None,
             longest_gap: Duration::ZERO,
@@ -93,12 +98,17 @@ impl Member {
         home: HomeId,
         bytes: Bytes,
         received_ns: u64,
+        mut copies: Option<&mut Copies>,
     ) -> Brought {
         let mut brought = Brought { newest: None, live: None };
         let (ticks, in_time, clock) = (&mut self.ticks, &mut self.in_time, &mut self.clock);
+        let altered = &mut self.altered;
         self.listen.datagram(now, home, bytes, |record, replay| {
             brought.newest = brought.newest.max(Some(record.number));
             ticks.mark(record.number);
+            if let Some(copies) = &mut copies {
+                *altered += u64::from(!copies.alike(record.number, &record.bytes));
+            }
             if clock.in_time(received_ns / 1_000, record.clock_us) {
                 in_time.mark(record.number);
             }

@@ -3,6 +3,7 @@
 //! Each has its own handshake, session, token and receive window, and acknowledges what it gets. It
 //! does not decode; listeners that do are `stentor-client`'s.
 
+mod copies;
 mod desk;
 mod figures;
 mod member;
@@ -23,6 +24,7 @@ use stentor_relay::quic::config::{SharedKeys, TransportSettings, client_config_o
 use stentor_relay::quic::sys::{BindOptions, bind};
 use stentor_relay::quic::{CloseReason, ConnId, Driver, DriverSettings, Event};
 
+use self::copies::Copies;
 use self::desk::{Desk, Door};
 pub use self::figures::{Count, Joins};
 use self::member::Member;
@@ -83,6 +85,8 @@ pub struct Crowd {
     arrivals: Vec<(u32, u64)>,
     keep_arrivals: bool,
     datagrams: u64,
+    /// The ticks' copies, if they are compared.
+    copies: Option<Copies>,
     /// How long those who left had waited for the welcome and for their first tick.
     done: Vec<(Option<Duration>, Option<Duration>)>,
 }
@@ -130,6 +134,7 @@ impl Crowd {
             arrivals: Vec::new(),
             keep_arrivals: false,
             datagrams: 0,
+            copies: None,
             done: Vec::new(),
         })
     }
@@ -299,8 +304,9 @@ impl Crowd {
     ) {
         self.datagrams += 1;
         let time = self.time_at(now);
-        let Some((ix, home, member)) = self.desks[at].owner(conn) else { return };
-        let brought = member.datagram(time, home, bytes, received_ns);
+        let (desk, copies) = (&mut self.desks[at], &mut self.copies);
+        let Some((ix, home, member)) = desk.owner(conn) else { return };
+        let brought = member.datagram(time, home, bytes, received_ns, copies.as_mut());
         if let Some(newest) = brought.newest {
             self.newest = self.newest.max(newest);
             member.first_tick.get_or_insert(now - member.started);

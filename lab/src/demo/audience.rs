@@ -1,7 +1,7 @@
 //! The demo's listeners: those who decode and record, and the crowd that only counts ticks.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -71,6 +71,8 @@ pub(super) struct Stay {
     pub(super) last: u32,
     /// Distinct ticks.
     pub(super) ticks: u64,
+    /// Ticks that came with other bytes than to other listeners of the relay, where they are compared.
+    pub(super) altered: u64,
     /// Some of the ticks between that did not come.
     pub(super) missing: BTreeSet<u32>,
     /// From its welcome to its leave.
@@ -114,6 +116,8 @@ pub(super) struct Memories {
     pub(super) stays: Vec<Stay>,
     /// From the origin's clock in the tick to the listener, in microseconds.
     pub(super) one_way: Histogram<u64>,
+    /// What came of each tick, by fingerprint, where it is compared.
+    pub(super) copies: BTreeMap<u32, u64>,
 }
 
 /// The threads of all listeners.
@@ -224,7 +228,7 @@ fn sit(house: &House, seats: Vec<(usize, Door)>, stop: &watch::Receiver<bool>) -
         anyhow::Ok(stays)
     }))?;
     let one_way = one_way.borrow().clone();
-    Ok(Memories { stays, one_way })
+    Ok(Memories { stays, one_way, copies: BTreeMap::new() })
 }
 
 /// One listener that decodes.
@@ -331,6 +335,7 @@ fn stand(
         at_once: AT_ONCE,
         rehomes: true,
     })?;
+    crowd.compare_copies();
     crowd.grow(numbers.len(), JOIN_WITHIN)?;
     house.inside.fetch_add(numbers.len(), Ordering::Relaxed);
     let begun = Instant::now();
@@ -354,6 +359,7 @@ fn stand(
             first: count.first,
             last: count.last,
             ticks: count.ticks,
+            altered: count.altered,
             missing: BTreeSet::new(),
             stayed,
             played: Duration::ZERO,
@@ -363,7 +369,7 @@ fn stand(
     let stays: Vec<Stay> = numbers.iter().enumerate().map(stay).collect();
     let gone = stays.iter().filter(|stay| stay.error.is_some()).count();
     house.gone.fetch_add(gone, Ordering::Relaxed);
-    Ok(Memories { stays, one_way: histogram()? })
+    Ok(Memories { stays, one_way: histogram()?, copies: crowd.first_copies() })
 }
 
 /// The wall clock at a point of the monotonic one, in microseconds since the Unix epoch.

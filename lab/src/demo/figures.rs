@@ -90,7 +90,7 @@ pub(super) fn outcome(
     files: &Files,
     events: &mut Events,
 ) -> Result<Outcome> {
-    let mut stays: Vec<&Stay> = memories.iter().flat_map(|m| &m.stays).collect();
+    let mut stays: Vec<Stay> = memories.iter().flat_map(|memory| by_bytes(memory, tree)).collect();
     stays.sort_by_key(|stay| stay.listener);
     let first = stays.iter().filter(|stay| stay.ticks > 0).map(|stay| stay.first).min();
     let (first, last) = (first.unwrap_or(0), stays.iter().map(|stay| stay.last).max().unwrap_or(0));
@@ -120,8 +120,9 @@ pub(super) fn outcome(
     report.set("relays", usize::from(options.levels) * options.relays_per_level);
     report.set("speakers", options.speakers);
     report.set("ticks_sent", tree.journal.count(ORIGIN, first, last));
+    report.set("ticks_altered", stays.iter().map(|stay| stay.altered).sum::<u64>());
     report.set("ticks_lost", stays.iter().map(|stay| stay.lost()).sum::<u64>());
-    let column = |pick: fn(&Stay) -> f64| stays.iter().map(|stay| pick(stay)).collect::<Vec<f64>>();
+    let column = |pick: fn(&Stay) -> f64| stays.iter().map(pick).collect::<Vec<f64>>();
     let mut unmeasured = Vec::new();
     let mut both = |report: &mut Report, name: &str, samples: &mut [f64]| {
         unmeasured.extend(quantiles(report, name, samples).err().map(|why| format!("{why:#}")));
@@ -144,6 +145,16 @@ pub(super) fn outcome(
     Ok(Outcome { report, failures })
 }
 
+/// The stays of one thread. What was compared among its listeners is compared with what the origin
+/// sent: if the first copy of a tick was another, nobody heard it.
+fn by_bytes(memory: &Memories, tree: &Tree) -> impl Iterator<Item = Stay> {
+    let altered = tree.journal.altered(ORIGIN, &memory.copies);
+    memory.stays.iter().cloned().map(move |mut stay| {
+        stay.altered += altered;
+        stay
+    })
+}
+
 /// Why a listener does not hear, if so.
 fn fault(stay: &Stay, last: u32, files: &Files) -> Option<String> {
     if let Some(error) = &stay.error {
@@ -154,6 +165,9 @@ fn fault(stay: &Stay, last: u32, files: &Files) -> Option<String> {
     }
     if stay.lost() > 0 && !stay.decoded {
         return Some(format!("{} ticks were lost", stay.lost()));
+    }
+    if stay.altered > 0 {
+        return Some(format!("{} ticks came with other bytes than were sent", stay.altered));
     }
     if last - stay.last > BEHIND_MOST {
         return Some(format!("its last tick is {} behind", last - stay.last));
@@ -201,6 +215,7 @@ fn note(stay: &Stay, fault: Option<&str>, files: &Files, events: &mut Events) ->
         "first": stay.first,
         "last": stay.last,
         "ticks_lost": stay.lost(),
+        "ticks_altered": stay.altered,
         "missing": stay.missing,
         "stayed_s": stay.stayed.as_secs_f64(),
         "played_s": stay.played.as_secs_f64(),

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// One tick that a node passed on.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -17,6 +17,14 @@ pub(super) struct Passed {
     pub(super) clock_us: u64,
     /// The kernel's receive time in nanoseconds since the Unix epoch; 0 at the origin.
     pub(super) received_ns: u64,
+    /// The fingerprint of its record.
+    #[serde(deserialize_with = "hex")]
+    pub(super) fingerprint: u64,
+}
+
+fn hex<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let text = String::deserialize(from)?;
+    u64::from_str_radix(&text, 16).map_err(serde::de::Error::custom)
 }
 
 /// The ticks that each node passed on, by name.
@@ -54,6 +62,13 @@ impl Journal {
     pub(super) fn count(&self, node: &str, first: u32, last: u32) -> usize {
         let ticks = self.nodes.get(node);
         ticks.map_or(0, |ticks| ticks.range(first..=last.max(first)).count())
+    }
+
+    /// How many of these ticks, by fingerprint, are not as `node` passed them on.
+    pub(super) fn altered(&self, node: &str, copies: &BTreeMap<u32, u64>) -> u64 {
+        let ticks = self.nodes.get(node);
+        let sent = |number: &u32| Some(ticks?.get(number)?.fingerprint);
+        copies.iter().filter(|&(number, copy)| sent(number) != Some(*copy)).count() as u64
     }
 
     /// The hops to `child` of ticks from number `from` on. The first copy of a tick wins, and its
@@ -95,7 +110,7 @@ mod tests {
         let line = |number: u32, clock_us: u64, received_ns: u64| {
             format!(
                 "{{\"event\":\"tick\",\"node\":\"x\",\"room\":1,\"epoch\":1,\"number\":{number},\
-                 \"clock_us\":{clock_us},\"flags\":0,\"received_ns\":{received_ns}}}\n"
+                 \"clock_us\":{clock_us},\"flags\":0,\"received_ns\":{received_ns},\"fingerprint\":\"00000000000000{number:02x}\"}}\n"
             )
         };
         for (node, text) in [
@@ -113,6 +128,8 @@ mod tests {
         assert_eq!(hops, [Hop { child: "c", number: 7, ms: 1.0 }]);
         let origin = ["origin".to_owned()];
         assert_eq!(journal.hops("a", &origin, 1).next().map(|hop| hop.ms), Some(1.0));
+        let copies = BTreeMap::from([(6, 6), (7, 0), (8, 8)]);
+        assert_eq!(journal.altered("c", &copies), 2, "one has other bytes, one was never sent");
         assert_eq!((journal.count("c", 7, 9), journal.count("nobody", 1, 9)), (1, 0));
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
+use ring::digest::{SHA256, digest};
 use stentor_proto::limits;
 use stentor_proto::node::Tick;
 
@@ -27,6 +28,13 @@ struct Line {
     clock_us: u64,
     flags: u8,
     received_ns: u64,
+    fingerprint: u64,
+}
+
+/// The first eight bytes of a record's SHA-256: what is sent, and what arrives, is compared by it.
+#[must_use]
+pub fn fingerprint(record: &[u8]) -> u64 {
+    digest(&SHA256, record).as_ref().iter().take(8).fold(0, |sum, &byte| sum << 8 | u64::from(byte))
 }
 
 impl EventLog {
@@ -67,6 +75,7 @@ impl EventLog {
             clock_us: clock,
             flags: tick.record.get(13).copied().unwrap_or(0),
             received_ns,
+            fingerprint: fingerprint(&tick.record),
         };
         if self.queue.as_ref().is_none_or(|queue| queue.try_send(line).is_err()) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -92,10 +101,10 @@ impl Drop for EventLog {
 
 impl Line {
     fn write(&self, out: &mut impl Write, node: &str) -> std::io::Result<()> {
-        let Self { room, epoch, number, clock_us, flags, received_ns } = self;
+        let Self { room, epoch, number, clock_us, flags, received_ns, fingerprint } = self;
         writeln!(
             out,
-            r#"{{"event":"tick","node":{node},"room":{room},"epoch":{epoch},"number":{number},"clock_us":{clock_us},"flags":{flags},"received_ns":{received_ns}}}"#
+            r#"{{"event":"tick","node":{node},"room":{room},"epoch":{epoch},"number":{number},"clock_us":{clock_us},"flags":{flags},"received_ns":{received_ns},"fingerprint":"{fingerprint:016x}"}}"#
         )
     }
 }

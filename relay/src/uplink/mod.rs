@@ -18,7 +18,7 @@ use stentor_proto::node::{
     ControlEffect, ControlStats, LinkId, NodeControl, NodeView, ToControl, ToShard,
 };
 
-pub use self::events::EventLog;
+pub use self::events::{EventLog, fingerprint};
 use self::resolve::{Resolved, Resolver};
 use crate::clock::Clock;
 use crate::quic::sys::{Waiter, Waker};

@@ -1,6 +1,7 @@
 //! Where listeners go when this node fails or drains: alternates, passes, the room kept for those
 //! who return (`docs/PROTOCOL.md` sections 3.11 to 3.13).
 
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -25,7 +26,10 @@ pub(super) struct Pushes {
 }
 
 impl Pushes {
-    fn start(&mut self, now: Time, keys: Vec<SessionKey>, over: Duration) {
+    /// Those who wait from an earlier change still do: lists change again while they are told.
+    fn start(&mut self, now: Time, mut keys: Vec<SessionKey>, over: Duration) {
+        let new: BTreeSet<SessionKey> = keys.iter().copied().collect();
+        keys.extend(self.queue.iter().filter(|key| !new.contains(key)));
         let turns = usize::try_from(over.as_micros() / limits::PUSH_EVERY.as_micros()).unwrap_or(1);
         self.each_turn = keys.len().div_ceil(turns.max(1)).max(limits::PUSHES_LEAST);
         self.due = (!keys.is_empty()).then_some(now);
@@ -217,6 +221,22 @@ mod tests {
     fn relays(names: &[&str]) -> Vec<Alternate> {
         let named = |n: &&str| Alternate { relay: (*n).to_owned(), address: (*n).to_owned() };
         names.iter().map(named).collect()
+    }
+
+    #[test]
+    fn whoever_waits_to_be_told_is_told_though_the_list_changes_again() {
+        let key = |n| SessionKey { shard: 0, ix: SessionIx(n), generation: n };
+        let mut pushes = Pushes::default();
+        pushes.start(Time::ZERO, (0..1_000).map(key).collect(), limits::DRAIN_SPREAD);
+        pushes.queue.drain(..pushes.each_turn);
+        let told = pushes.each_turn as u32;
+        pushes.start(Time::ZERO, vec![key(999), key(2_000)], limits::DRAIN_SPREAD);
+        let waiting: BTreeSet<SessionKey> = pushes.queue.iter().copied().collect();
+        assert_eq!(waiting.len(), pushes.queue.len(), "nobody waits twice");
+        assert_eq!(waiting, (told..1_000).chain([2_000]).map(key).collect());
+        pushes.start(Time::ZERO, Vec::new(), limits::DRAIN_SPREAD);
+        assert_eq!(waiting.len(), pushes.queue.len());
+        assert!(pushes.due.is_some());
     }
 
     #[test]
