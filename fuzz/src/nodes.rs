@@ -1,6 +1,6 @@
 //! Targets for the two machines of a node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use bytes::Bytes;
@@ -462,7 +462,8 @@ pub fn origin(data: &[u8]) {
         unix_us_at_zero: 1_700_000_000_000_000,
     };
     let Ok(mut control) = OriginControl::new(settings, now) else { return };
-    let mut newest = [0; 4];
+    // Rooms made on first use end, and come again under another number.
+    let mut newest: BTreeMap<u32, u32> = BTreeMap::new();
     while let (false, Ok((op, a, b))) = (steps.is_empty(), steps.arbitrary::<(u8, u8, u8)>()) {
         if op & 3 == 0 {
             now = later(now, &mut steps).unwrap_or(now);
@@ -477,7 +478,7 @@ pub fn origin(data: &[u8]) {
         }
         assert!(control.poll_timeout() > now, "the same instant again");
         while let Some(tick) = control.poll_tick() {
-            let before = &mut newest[tick.key.room as usize];
+            let before = newest.entry(tick.key.room).or_default();
             assert_eq!(tick.key.number, *before + 1);
             *before += 1;
         }

@@ -32,7 +32,8 @@ impl Pushes {
         keys.extend(self.queue.iter().filter(|key| !new.contains(key)));
         let turns = usize::try_from(over.as_micros() / limits::PUSH_EVERY.as_micros()).unwrap_or(1);
         self.each_turn = keys.len().div_ceil(turns.max(1)).max(limits::PUSHES_LEAST);
-        self.due = (!keys.is_empty()).then_some(now);
+        // A step later, so that no input asks for the same instant again.
+        self.due = (!keys.is_empty()).then(|| now + limits::PUSH_EVERY);
         self.queue = keys.into();
     }
 }
