@@ -1,5 +1,5 @@
 //! A listener's side of its sessions: it joins, notices when its relay falls silent, and goes to
-//! another without losing a tick (`docs/PROTOCOL.md` section 6.5).
+//! another without losing a tick (`docs/PROTOCOL.md` sections 6.7 and 6.9).
 //!
 //! ```text
 //!            welcome                 silent, lost or asked to move           plays
@@ -291,16 +291,16 @@ impl Listen {
         let repair = self.reception.as_ref().filter(|_| self.settings.repair);
         let repair = repair.and_then(Reception::poll_timeout);
         let silence = self.current.map(|_| self.silence_due());
-        let patience = |home: &Home| match home.feed {
-            Some(_) if self.newest() > 0 => limits::REHOME_STARVED,
-            _ => limits::REHOME_ATTEMPT,
-        };
-        let attempts = self.attempts().map(|home| home.opened + patience(home));
+        let attempts = self.attempts().map(|home| home.opened + limits::REHOME_ATTEMPT);
+        let welcomed = self.attempts().filter(|home| home.feed.is_some());
+        let starved = welcomed.map(|home| home.opened + limits::REHOME_STARVED);
+        let starved = starved.filter(|&at| at > self.awake);
         let moving = self.moving.as_ref().map(|moving| moving.due(self.attempts().count()));
         // An attempt that plays already takes over as soon as the former session is silent.
         let ready = self.attempts().any(|home| home.feed.is_some());
         let silent = Some(self.silence.silent_at()).filter(|&at| ready && at > self.awake);
-        repair.into_iter().chain(silence).chain(attempts).chain(moving).chain(silent).min()
+        let attempts = attempts.chain(starved).chain(silent);
+        repair.into_iter().chain(silence).chain(attempts).chain(moving).min()
     }
 
     /// The next thing to do.

@@ -110,7 +110,10 @@ impl Scene {
     /// Lets time pass, with every timeout on the way.
     fn pass(&mut self, millis: u64) {
         let until = self.now + Duration::from_millis(millis);
+        let mut again = 0;
         while let Some(at) = self.listen.poll_timeout().filter(|&at| at <= until) {
+            again = if at > self.now { 0 } else { again + 1 };
+            assert!(again < 10, "the same instant again and again");
             self.now = self.now.max(at);
             self.listen.handle_timeout(self.now);
         }
@@ -228,6 +231,17 @@ fn a_relay_that_asks_is_left_only_when_the_new_one_plays() {
     assert_eq!(scene.listen.current(), Some(HomeId(1)));
     assert_eq!(scene.got, (1..=42).collect::<Vec<_>>());
     assert_eq!(scene.listen.stats().moved_asked, 1);
+}
+
+#[test]
+fn a_starved_alternate_is_waited_for_without_haste() {
+    let mut scene = Scene::inside();
+    let alternates = vec![Alternate { relay: "a".into(), address: "a".into() }];
+    scene.say(0, ServerMessage::Move { alternates, reason: String::new() });
+    scene.say(1, welcome(&["b"]));
+    scene.tick(1, 1, true);
+    scene.ticks(0, 11, 200);
+    assert_eq!(scene.listen.current(), Some(HomeId(0)), "the new relay is far behind");
 }
 
 #[test]
