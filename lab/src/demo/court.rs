@@ -22,6 +22,8 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 pub(super) const HEAD: Duration = Duration::from_millis(200);
 /// And after it ends: the longest delay that the verdict finds.
 pub(super) const TAIL: Duration = Duration::from_millis(1_600);
+/// Listeners hand in their intervals in turn, in so many blocks.
+const TURNS: usize = 100;
 /// Sound that waits for its verdict: 20 listeners for two minutes, or 200 for 13 s.
 const BUDGET_BYTES: usize = 256 * 1024 * 1024;
 /// Intervals of references that are kept behind the oldest that waits.
@@ -228,7 +230,9 @@ impl Recording {
         });
         self.pcm.extend(block.iter().map(|sample| (sample * 32_767.0).round() as i16));
         self.blocks += 1;
-        if start + length(self.pcm.len()) >= begin(self.interval + 1) + TAIL {
+        // Not all in the same block: a hundred copies of ten seconds would hold up whom they judge.
+        let turn = Duration::from_millis(20) * (self.listener % TURNS) as u32;
+        if start + length(self.pcm.len()) >= begin(self.interval + 1) + TAIL + turn {
             self.cut();
         }
     }
@@ -252,7 +256,9 @@ impl Recording {
     fn cut(&mut self) {
         let Some(start) = self.start else { return };
         let (listener, interval) = (self.listener, self.interval);
-        self.court.hand_in(Segment { listener, interval, start, pcm: self.pcm.clone() });
+        let end = (begin(interval + 1) + TAIL).since(start).as_micros() as usize / 20_000 * BLOCK;
+        let pcm = self.pcm[..end.min(self.pcm.len())].to_vec();
+        self.court.hand_in(Segment { listener, interval, start, pcm });
         self.interval += 1;
         let keep = begin(self.interval).as_micros() - HEAD.as_micros() as u64;
         let blocks = keep.saturating_sub(start.as_micros()) / 20_000;
