@@ -10,8 +10,13 @@ impl Random {
         Self(seed)
     }
 
+    /// The number at a place of the sequence, counted from 0.
+    pub(crate) fn at(seed: u64, place: u64) -> u64 {
+        Self(seed.wrapping_add(place.wrapping_mul(STEP))).next()
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0 = self.0.wrapping_add(STEP);
         let z = self.0;
         let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -24,3 +29,6 @@ impl Random {
         std::time::Duration::from_micros(self.next() % micros.saturating_add(1))
     }
 }
+
+/// The fractional part of the golden ratio, odd: a place comes twice only after 2^64 others.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;

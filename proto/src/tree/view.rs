@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::planner::children_limit;
 use super::table::{Index, Table};
 use crate::limits;
+use crate::random::Random;
 use crate::wire::{Alternate, Load};
 
 /// One relay, for `/topology`.
@@ -64,7 +65,7 @@ pub(super) fn alternates(table: &Table, id: &str, n: usize, seed: u64) -> Vec<Al
     let own = table.find(id);
     let region = own.map(|i| table.node(i).info.region.as_str());
     let span = table.span().max(1) as u64;
-    let start = mix(seed, Index::MAX) % span;
+    let start = Random::at(seed, Index::MAX.into()) % span;
     let mut drawn: Vec<(bool, u64, Index)> = Vec::new();
     for step in 0..span.min(limits::ALTERNATES_SEEN as u64) {
         let index = Index::try_from((start + step) % span).unwrap_or(Index::MAX);
@@ -73,7 +74,7 @@ pub(super) fn alternates(table: &Table, id: &str, n: usize, seed: u64) -> Vec<Al
         };
         if Some(index) != own && !node.draining && node.free() > 0 && table.reached(index) {
             let other = region.is_some_and(|r| r != node.info.region);
-            drawn.push((other, arrival(mix(seed, index), node.free()), index));
+            drawn.push((other, arrival(Random::at(seed, index.into()), node.free()), index));
         }
     }
     drawn.sort_unstable();
@@ -90,13 +91,4 @@ pub(super) fn alternates(table: &Table, id: &str, n: usize, seed: u64) -> Vec<Al
 fn arrival(random: u64, weight: u32) -> u64 {
     let uniform = ((random >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
     (-uniform.ln() / f64::from(weight)).to_bits()
-}
-
-/// `SplitMix64`: spreads a seed and an index over 64 bits.
-fn mix(seed: u64, index: Index) -> u64 {
-    let mut z =
-        seed.wrapping_add(u64::from(index).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
