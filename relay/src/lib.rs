@@ -4,7 +4,7 @@
 //! [`fanout`] (one thread a shard) → [`quic`] (the driver: packets in batches).
 //!
 //! The operator's side: [`cli`] → [`config`] → [`settings`] → [`start`], beside which run
-//! [`admin`], [`observe`], [`metrics`], [`logging`] and [`tls`]; [`exit`] ends it.
+//! [`admin`], [`observe`], [`metrics`], [`logging`] and [`tls`]; [`exit`] ends it. [`web`] holds the page.
 
 pub mod admin;
 pub mod cli;
@@ -21,3 +21,4 @@ pub mod settings;
 pub mod start;
 pub mod tls;
 pub mod uplink;
+pub mod web;

@@ -1,0 +1,2 @@
+const app = /** @type {HTMLElement} */ (document.getElementById('app'));
+app.textContent = 'Stentor';
