@@ -40,8 +40,10 @@ pub const FRAMES_PER_TICK: usize = 32;
 pub const FRAMES_PER_SPEECH: usize = 8;
 /// Bytes of one Opus frame at most (a `music` frame; RFC 6716 allows 1275).
 pub const FRAME_BYTES: usize = 1000;
-/// A tick further ahead of the newest than this is refused as forged (ticks; 5 s).
-pub const TICKS_AHEAD: u32 = 250;
+/// A tick further ahead of the newest than this is refused as forged (ticks; 2 s). Below
+/// [`WINDOW_TICKS`]: after a forged jump that is just allowed, honest ticks are not too late.
+pub const TICKS_AHEAD: u32 = 100;
+const _: () = assert!(TICKS_AHEAD < WINDOW_TICKS);
 
 const _: () = assert!(RECORD_HEADER_BYTES + 1 + FRAME_HEADER_BYTES + FRAME_BYTES <= RECORD_BYTES);
 const _: () = assert!(DATAGRAM_BYTES < PEER_DATAGRAM_BYTES);
@@ -391,8 +393,9 @@ const _: () = assert!(WINDOW_START_BYTES <= WINDOW_MOST_BYTES);
 
 // --- The tree --------------------------------------------------------------------------------
 
-/// First-level relays that the origin feeds by default: 64 × 50 ticks/s is 3,200 datagrams/s.
-pub const ORIGIN_CHILDREN: u32 = 64;
+/// First-level relays that the origin feeds by default: 16 × 50 ticks/s is 800 datagrams/s for each
+/// room, which leaves the origin to its speakers.
+pub const ORIGIN_CHILDREN: u32 = 16;
 /// The least that the origin's limit may be: below one relay there are no two paths.
 pub const ORIGIN_CHILDREN_LEAST: u32 = 2;
 /// One session in this many of a relay's capacity is for child relays by default.

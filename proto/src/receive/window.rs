@@ -674,6 +674,18 @@ mod tests {
     }
 
     #[test]
+    fn a_forged_jump_that_is_just_allowed_makes_no_honest_tick_late() {
+        let mut w = window();
+        w.arrive(ms(0), 0, &record(1));
+        assert_eq!(w.arrive(ms(1), 1, &record(1 + limits::TICKS_AHEAD)), Arrival::New);
+        assert_eq!(w.arrive(ms(2), 1, &record(1 + 2 * limits::TICKS_AHEAD)), Arrival::TooFarAhead);
+        for number in 2..10 {
+            let at = ms(20 * u64::from(number));
+            assert_eq!(w.arrive(at, 0, &record(number)), Arrival::New, "{number}");
+        }
+    }
+
+    #[test]
     fn numbers_at_the_end_of_their_range_do_not_overflow() {
         let mut w = window();
         assert_eq!(w.arrive(ms(0), 0, &record(u32::MAX - 2)), Arrival::New);

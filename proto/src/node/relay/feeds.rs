@@ -71,8 +71,20 @@ impl RelayControl {
                     if replay {
                         up.window.answered(now, record.number);
                     }
-                    if up.window.arrive(now, feed, record) != Arrival::New {
-                        continue;
+                    match up.window.arrive(now, feed, record) {
+                        Arrival::New => {}
+                        // The first, and then ever fewer: a forger is not to fill the log.
+                        Arrival::Conflict if up.window.stats().conflict.is_power_of_two() => {
+                            let parent = self.links.get(&link).map_or("?", |l| l.to.relay());
+                            let text = format!(
+                                "two copies of tick {} of the room {name} differ; the second one \
+                                 came from the parent {parent}: one of the parents forges",
+                                record.number
+                            );
+                            self.effects.push_back(ControlEffect::Note { warn: true, text });
+                            continue;
+                        }
+                        _ => continue,
                     }
                     if !replay {
                         let wall = i64::try_from(clock + now.as_micros()).unwrap_or(i64::MAX);

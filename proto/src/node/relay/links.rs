@@ -21,7 +21,7 @@ pub(super) enum To {
 
 impl To {
     /// The parent's name in the tree.
-    fn relay(&self) -> &str {
+    pub(super) fn relay(&self) -> &str {
         match self {
             Self::Origin => ORIGIN,
             Self::Parent(relay) => relay,
