@@ -31,6 +31,11 @@ A flag wins over the environment (STENTOR_LISTEN, STENTOR_TLS__CERT, ...), the e
 the file, the file over the default.
 Exit codes: 0 success, 1 failure at run time, 2 wrong usage, 78 wrong configuration.";
 
+const TOKEN_EXAMPLES: &str = "\
+Examples:
+  stentor-origin --config origin.toml token --room town-hall --role listener --identity bob
+  stentor-origin --config origin.toml token --role relay --identity edge-7 --ttl 365d > edge-7.token";
+
 /// Turns the speech of a room into ticks and feeds them to the tree of relays.
 #[derive(Debug, Parser)]
 #[command(name = "stentor-origin", version, about, after_help = EXAMPLES)]
@@ -54,6 +59,7 @@ pub enum Command {
     /// Check configuration, certificate and key files, then exit (0, or 78 with the mistake)
     CheckConfig,
     /// Print a token, signed with the first key of the configuration or development directory
+    #[command(after_help = TOKEN_EXAMPLES)]
     Token(TokenArgs),
 }
 
@@ -107,7 +113,7 @@ impl Cli {
             Command::CheckConfig => {
                 let settings = load()?;
                 check_tls(&settings.node)?;
-                exit::print(&format!("the configuration is right: {settings:#?}"))
+                exit::print(&settings.summary())
             }
             Command::Token(args) => self.token(args),
         }

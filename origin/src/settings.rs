@@ -103,6 +103,21 @@ impl Settings {
             node,
         })
     }
+
+    /// What is in force, for people: no secret is in it.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let rooms = self.rooms.iter().map(|room| {
+            let who = if room.public { "public" } else { "by token" };
+            format!("\n  room       {} ({who}, ticks of {} ms)", room.name, room.tick_ms)
+        });
+        let rooms: String = rooms.collect();
+        let first_use = if self.rooms_on_first_use { "made on first use" } else { "as listed" };
+        let signers: Vec<&str> = self.keys.signers.iter().map(Signer::kid).collect();
+        let keys = if signers.is_empty() { "made at start".to_owned() } else { signers.join(", ") };
+        let node = self.node.summary();
+        format!("{node}\n  keys       {keys}\n  rooms      {first_use}{rooms}")
+    }
 }
 
 /// Reads the keys alone, as the minting of tokens needs them: a certificate is none of its
@@ -233,7 +248,7 @@ fn check_profile(profile: &CustomProfile) -> Result<(), String> {
 }
 
 fn validate_tree(sources: &Sources, tree: &TreeConfig) -> Result<TreeSettings, ConfigError> {
-    let origin_children = tree.origin_children.unwrap_or(16);
+    let origin_children = tree.origin_children.unwrap_or(limits::ORIGIN_CHILDREN);
     let most = limits::RELAYS;
     if origin_children == 0 || origin_children as usize > most {
         let problem = format!("must be 1 to {most}");

@@ -62,7 +62,7 @@ impl Cli {
             }
             Command::CheckConfig => {
                 check_tls(&settings.node)?;
-                exit::print(&format!("the configuration is right: {settings:#?}"))
+                exit::print(&settings.summary())
             }
         }
     }

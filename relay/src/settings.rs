@@ -80,4 +80,14 @@ impl Settings {
         }
         Ok(Self { node, origin, token, level: relay.level })
     }
+
+    /// What is in force, for people: no secret is in it.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let level =
+            self.level.map_or("as the origin decides".to_owned(), |level| level.to_string());
+        let token = self.token.as_ref().map_or("the development directory's", |_| "***");
+        let node = self.node.summary();
+        format!("{node}\n  origin     {}\n  level      {level}\n  token      {token}", self.origin)
+    }
 }

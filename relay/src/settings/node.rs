@@ -176,6 +176,36 @@ impl NodeSettings {
         })
     }
 
+    /// What is in force, for people, a line each.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let tls = match &self.tls {
+            TlsSettings::Files { cert, key, .. } => {
+                format!("{} and {}", cert.display(), key.display())
+            }
+            TlsSettings::Dev { dir } => format!("development mode, {}", dir.display()),
+        };
+        let admin = self.admin.map_or("off".to_owned(), |admin| admin.to_string());
+        let lines = [
+            ("id", self.id.clone()),
+            ("listen", self.listen.to_string()),
+            ("advertise", self.advertised(self.listen).to_string()),
+            (
+                "region",
+                if self.region.is_empty() { "none".to_owned() } else { self.region.clone() },
+            ),
+            ("shards", self.shards.to_string()),
+            ("capacity", format!("{} sessions", self.capacity)),
+            ("listeners", format!("{} at most", self.limits.listeners)),
+            ("children", format!("{} at most", self.limits.children)),
+            ("admin", admin),
+            ("tls", tls),
+            ("drain", format!("{} s", self.drain.as_secs())),
+        ];
+        let lines = lines.map(|(key, value)| format!("\n  {key:<10} {value}"));
+        format!("the configuration is right:{}", lines.concat())
+    }
+
     /// Where others reach this node once it is bound to `bound`: what the operator says, else
     /// that address, else (bound to every address) this machine.
     #[must_use]
