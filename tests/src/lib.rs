@@ -1,9 +1,11 @@
 //! Tests of the whole: real QUIC over loopback, real processes, a stranger's client.
 //!
-//! Here is what they share: the project's programs as an operator starts them, and the verdict on
-//! what comes out of a tree.
+//! Here is what they share: the project's programs as an operator starts them, a browser, and the
+//! verdict on what comes out of a tree.
 #![warn(missing_docs)]
 #![allow(clippy::unwrap_used, reason = "what tests share may panic as tests do")]
+
+pub mod browser;
 
 use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
