@@ -79,6 +79,8 @@ struct Files {
 static FILES: LazyLock<Files> = LazyLock::new(Files::load);
 
 const DOCUMENT: &str = "index.html";
+/// What lies in `web/` for tools alone: it tells node that the files are modules.
+const NOT_SERVED: [&str; 1] = ["package.json"];
 const ASSETS: &str = "/assets/";
 /// Bytes of the hash of all files that make up the version.
 const VERSION_BYTES: usize = 8;
@@ -96,6 +98,9 @@ impl Files {
         let version = hex(&all.finish().as_ref()[..VERSION_BYTES]);
         let mut files = BTreeMap::new();
         for (name, file) in embedded {
+            if NOT_SERVED.contains(&name.as_ref()) {
+                continue;
+            }
             let mut plain = file.data.into_owned();
             if name.as_ref() == DOCUMENT {
                 let text = String::from_utf8_lossy(&plain);
@@ -288,9 +293,15 @@ mod tests {
 
     #[test]
     fn nothing_else_is_found() {
-        for path in
-            ["", "/x", "/assets/", "/assets/../relay/Cargo.toml", "/rooms/a/b", "/index.html"]
-        {
+        for path in [
+            "",
+            "/x",
+            "/assets/",
+            "/assets/../relay/Cargo.toml",
+            "/assets/package.json",
+            "/rooms/a/b",
+            "/index.html",
+        ] {
             assert_eq!(get(path, &[]).0, StatusCode::NOT_FOUND, "{path}");
         }
     }
