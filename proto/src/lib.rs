@@ -13,6 +13,7 @@
 pub mod fanout;
 pub mod limits;
 pub mod listen;
+pub mod names;
 pub mod node;
 pub mod pass;
 mod random;

@@ -1,11 +1,13 @@
 //! Control of an origin: rooms, the stage, the planner.
 
+mod api;
 mod rooms;
 mod siblings;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+pub use self::api::{RoomCard, RoomError, RoomInfo};
 use self::rooms::OriginRoom;
 use self::siblings::Lists;
 use super::control::ControlEffect;
