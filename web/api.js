@@ -3,10 +3,13 @@
 /** @typedef {import('./wire/control.js').Place} Place */
 
 /**
- * @typedef {{identity: string, token: string, relays: Place[], origin?: Place}} Joined
+ * @typedef {{identity: string, token: string, relays: Place[],
+ *     origin?: {address: string, certificate_hashes?: string[]}}} Joined
  * @typedef {{ticket: string, place: number, waiting: number, retry_ms: number, arrival_ms: number}} Waiting
- * @typedef {{room: string, title: string, topic?: string, public?: boolean, state?: string,
- *     starts_at?: number, started_ms?: number, listeners?: number, locked?: boolean}} Room
+ * @typedef {{room: string, title: string, topic?: string, public?: boolean,
+ *     state?: 'live' | 'scheduled' | 'open', starts_at?: number | null, started_ms?: number | null,
+ *     version?: number, stage?: import('./wire/control.js').OnStage[], listeners?: number,
+ *     waiting?: number, hands?: number, locked?: boolean}} Room
  * @typedef {{identity: string, name?: string, role?: string, slot?: number, muted?: boolean,
  *     since_ms?: number, address?: string}} Person
  * @typedef {{stage: Person[], hands: Person[], invitations: Person[], bans: Person[]}} Participants
@@ -98,6 +101,11 @@ export class Api {
         const { stage = [], hands = [], invitations = [], bans = [] } =
             await this.#json('GET', `${roomPath(room)}/participants`);
         return { stage, hands, invitations, bans };
+    }
+
+    /** How far the line has come, and how fast it moves. @returns {Promise<{rate_per_s?: number, waiting?: number}>} */
+    watermark() {
+        return this.#json('GET', '/v1/watermark');
     }
 
     /** @param {string} room */

@@ -196,7 +196,7 @@ export class Visit {
         const { api } = this.#shell;
         this.#who.ticket = undefined;
         this.#relays = answer.relays;
-        this.#origin = answer.origin ?? null;
+        this.#origin = answer.origin ? { ...answer.origin, relay: 'origin' } : null;
         const stage = isStageRole(claimsOf(api.token ?? '').role) && this.#origin;
         const token = stage ? api.token ?? answer.token : answer.token;
         if (!stage && token) {

@@ -1,0 +1,43 @@
+// A room's page: its views around one visitor.
+
+import { el } from './dom.js';
+import { controlsView, headView, listenView, qualityView, stageView } from './listener.js';
+import { hostView } from './host.js';
+import { stageControls } from './stage.js';
+import { lackOf } from './support.js';
+import { Visitor } from './visitor.js';
+
+/** @param {HTMLElement} app @param {string} room @param {string} fragment */
+export function showRoom(app, room, fragment) {
+    /** @type {import('./listener.js').View[]} */
+    let views = [];
+    let due = false;
+    // Levels come ten times a second: what changes within a frame is drawn once.
+    const draw = () => {
+        due = false;
+        views.forEach((view) => view.update(visitor.model));
+    };
+    const visitor = new Visitor(room, fragment, () => {
+        if (!due) {
+            due = true;
+            document.hidden ? setTimeout(draw, 250) : requestAnimationFrame(draw);
+        }
+    });
+    const lack = lackOf(globalThis);
+    const head = headView();
+    const join = lack === null ? listenView(visitor) : lackView(lack);
+    const main = [stageView(), stageControls(visitor), controlsView(visitor), qualityView()];
+    const host = hostView(visitor);
+    views = [head, join, ...main, host];
+    app.replaceChildren(head.node, el('div', { className: 'columns' },
+        el('div', { className: 'column' }, join.node, ...main.map((view) => view.node)),
+        el('div', { className: 'column side' }, host.node)));
+    draw();
+    return visitor;
+}
+
+/** @param {string} lack @returns {import('./listener.js').View} */
+function lackView(lack) {
+    const node = el('section', { className: 'card' }, el('p', { className: 'status trouble', role: 'alert', textContent: lack }));
+    return { node, update() {} };
+}
