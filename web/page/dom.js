@@ -24,9 +24,17 @@ export function el(tag, properties = {}, ...children) {
     return element;
 }
 
+/** Characters that turn the direction of what follows, and may make a text look like another. */
+const TURNS = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+
+/** What somebody else has written, without what would turn it. @param {string} text */
+export function plain(text) {
+    return text.replace(TURNS, '');
+}
+
 /** What somebody else has written: isolated, so that its direction turns nothing around it. @param {string} text */
 export function said(text) {
-    return el('bdi', { textContent: text });
+    return el('bdi', { textContent: plain(text) });
 }
 
 /** Sets a text only where it changes: a live region is not read out again. @param {Node} node @param {string} text */
@@ -38,7 +46,7 @@ export function setText(node, text) {
 
 /** Sets a text of somebody else's within its own direction. @param {HTMLElement} node @param {string} text */
 export function setSaid(node, text) {
-    if (node.textContent !== text) {
+    if (node.textContent !== plain(text)) {
         node.replaceChildren(said(text));
     }
 }

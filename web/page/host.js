@@ -1,6 +1,6 @@
 // The host's part: the link, raised hands, who is on stage, the audience.
 
-import { el, said, setItems, setSaid, setText } from './dom.js';
+import { el, plain, said, setItems, setSaid, setText } from './dom.js';
 import { isHost } from './model.js';
 import { ROLES, count, hostText } from './texts.js';
 
@@ -116,7 +116,7 @@ function peopleView(visitor) {
 
 /** @param {Visitor} visitor @param {Person} person */
 function ban(visitor, { identity, name }) {
-    if (confirm(hostText.surelyBan(name || identity))) {
+    if (confirm(hostText.surelyBan(plain(name || identity)))) {
         visitor.act({ action: 'ban', identity, address: true });
     }
 }
@@ -125,7 +125,7 @@ function ban(visitor, { identity, name }) {
 function row({ identity, name, role }, actions) {
     const shown = name || identity;
     const buttons = actions.map(([label, onclick, className]) =>
-        el('button', { type: 'button', className, textContent: label, 'aria-description': shown, onclick }));
+        el('button', { type: 'button', className, textContent: label, 'aria-description': plain(shown), onclick }));
     return el('li', {}, el('span', { className: 'name' }, said(shown)),
         el('span', { className: 'role', textContent: role ? ROLES[role] ?? role : '' }),
         el('span', { className: 'row' }, ...buttons));

@@ -1,8 +1,8 @@
 // What everyone in a room sees: title, stage, who speaks, the Listen button, hand and reactions.
 
-import { el, meter, said, setItems, setSaid, setText, shareOf } from './dom.js';
+import { el, meter, plain, said, setItems, setSaid, setText, shareOf } from './dom.js';
 import { isListening } from './model.js';
-import { REACTIONS, ROLES, count, counted, moment, span, stateText, text } from './texts.js';
+import { REACTIONS, ROLES, count, counted, moment, shortCount, span, stateText, text } from './texts.js';
 
 /** @typedef {import('./model.js').Model} Model */
 /** @typedef {import('./visitor.js').Visitor} Visitor */
@@ -23,7 +23,7 @@ export function headView() {
         update({ name, room }) {
             const shown = room?.title || name;
             setSaid(title, shown);
-            setText(/** @type {Node} */ (document.querySelector('title')), `${shown} · ${text.brand}`);
+            setText(/** @type {Node} */ (document.querySelector('title')), `${plain(shown)} · ${text.brand}`);
             const live = room?.startedMs != null;
             const later = !live && room?.startsAt != null && room.startsAt * 1000 > Date.now();
             badge.hidden = !live && !later;
@@ -73,15 +73,37 @@ export function listenView(visitor) {
         update(model) {
             const on = isListening(model);
             const { state } = model;
-            setText(label, on ? text.stop : state.phase === 'ended' && state.name === 'replaced' ? text.goOn : text.listen);
+            setText(label, labelOf(model));
             button.classList.toggle('on', on);
             node.dataset.phase = state.phase;
-            setText(status, model.problem || stateText(state, model.waitMs));
+            const onStage = state.phase === 'live' && model.me?.slot != null;
+            setText(status, model.problem || (onStage ? text.liveOnStage : stateText(state, model.waitMs)));
             status.classList.toggle('trouble', model.problem !== '' || state.phase === 'reconnecting');
             setText(notice, model.notice);
             notice.hidden = model.notice === '';
         },
     };
+}
+
+/** @param {Model} model */
+function labelOf(model) {
+    const { state } = model;
+    if (state.phase === 'waiting') {
+        return text.leaveLine;
+    }
+    if (isListening(model)) {
+        return text.stop;
+    }
+    return state.phase === 'ended' && state.name === 'replaced' ? text.goOn : text.listen;
+}
+
+/** How loud everybody on stage is; one hears oneself by the microphone. @param {Model} model */
+function levelsOf({ voices, me, microphone }) {
+    const levels = new Map(voices.map(({ slot, level }) => [slot, level]));
+    if (me?.slot != null && microphone.phase === 'live' && !microphone.muted) {
+        levels.set(me.slot, microphone.level);
+    }
+    return levels;
 }
 
 /** Who is on stage, and who speaks. @returns {View} */
@@ -98,11 +120,12 @@ export function stageView() {
         update(model) {
             const stage = model.room?.stage ?? [];
             nobody.hidden = stage.length > 0;
-            const voices = new Map(model.voices.map((voice) => [voice.slot, voice]));
-            const speaking = stage.filter(({ slot }) => (voices.get(slot)?.level ?? 127) < SPEAKS);
-            now.hidden = stage.length === 0 || !isListening(model);
+            const levels = levelsOf(model);
+            const speaking = stage.filter(({ slot, muted }) => !muted && (levels.get(slot) ?? 127) < SPEAKS);
+            now.hidden = stage.length === 0 || model.state.phase !== 'live';
             if (speaking.length === 0) {
                 setText(now, text.nobodySpeaks);
+                delete now.dataset.names;
             } else {
                 const names = speaking.map(({ name, identity }) => name || identity);
                 if (now.dataset.names !== names.join('\n')) {
@@ -110,14 +133,11 @@ export function stageView() {
                 }
                 now.dataset.names = names.join('\n');
             }
-            if (speaking.length === 0) {
-                delete now.dataset.names;
-            }
             setItems(list, stage, {
                 key: ({ slot }) => String(slot),
                 make: (person) => makePerson(person, meters),
                 update: (item, person) => {
-                    const level = voices.get(person.slot)?.level ?? 127;
+                    const level = levels.get(person.slot) ?? 127;
                     item.classList.toggle('speaking', level < SPEAKS && !person.muted);
                     meters.get(item)?.set(person.muted ? 0 : shareOf(level));
                     const own = person.slot === model.me?.slot;
@@ -133,8 +153,9 @@ export function stageView() {
 /** @param {import('./model.js').OnStage} person @param {Map<HTMLElement, ReturnType<typeof meter>>} meters */
 function makePerson({ slot, name, identity }, meters) {
     const shown = name || identity;
-    const level = meter(text.level + shown);
-    const face = el('span', { className: `face hue-${slot % 8}`, 'aria-hidden': 'true' }, said([...shown][0] ?? '?'));
+    const level = meter(text.level + plain(shown));
+    const [first = '?'] = /[\p{L}\p{N}]/u.exec(shown) ?? [];
+    const face = el('span', { className: `face hue-${slot % 8}`, 'aria-hidden': 'true' }, said(first.toUpperCase()));
     const item = el('li', { className: 'person' }, face, el('span', { className: 'name' }, said(shown)),
         el('span', { className: 'role' }), level.node);
     meters.set(item, level);
@@ -153,11 +174,11 @@ export function controlsView(visitor) {
     const glitch = el('button', { type: 'button', textContent: text.glitch, onclick: () => visitor.glitch() });
     /** @type {Map<string, HTMLElement>} */
     const counts = new Map();
-    const reactions = REACTIONS.map(([kind, sign, name]) => {
+    const reactions = REACTIONS.map(([kind, name]) => {
         const number = el('span', { className: 'number' });
         counts.set(kind, number);
         return el('button', { type: 'button', className: 'reaction', 'aria-label': name, title: name, onclick: () => visitor.react(kind) },
-            el('span', { 'aria-hidden': 'true', textContent: sign }), number);
+            el('img', { src: new URL(`../icons/${kind}.svg`, import.meta.url).href, alt: '', width: 24, height: 24 }), number);
     });
     const node = el('section', { className: 'card controls' },
         el('div', { className: 'field' }, el('label', { for: 'volume', textContent: text.volume }), slider),
@@ -175,7 +196,7 @@ export function controlsView(visitor) {
             hand.setAttribute('aria-pressed', String(model.hand));
             for (const [kind, number] of counts) {
                 const value = model.room?.reactions[kind] ?? 0;
-                setText(number, value > 0 ? count(value) : '');
+                setText(number, value > 0 ? shortCount(value) : '');
             }
         },
     };

@@ -26,12 +26,12 @@ export function showRoom(app, room, fragment) {
     const lack = lackOf(globalThis);
     const head = headView();
     const join = lack === null ? listenView(visitor) : lackView(lack);
-    const main = [stageView(), stageControls(visitor), controlsView(visitor), qualityView()];
-    const host = hostView(visitor);
-    views = [head, join, ...main, host];
+    const main = [join, stageControls(visitor), stageView()];
+    const side = [controlsView(visitor), hostView(visitor), qualityView()];
+    views = [head, ...main, ...side];
     app.replaceChildren(head.node, el('div', { className: 'columns' },
-        el('div', { className: 'column' }, join.node, ...main.map((view) => view.node)),
-        el('div', { className: 'column side' }, host.node)));
+        el('div', { className: 'column' }, ...main.map((view) => view.node)),
+        el('div', { className: 'column side' }, ...side.map((view) => view.node))));
     draw();
     return visitor;
 }

@@ -5,6 +5,11 @@ const number = new Intl.NumberFormat('en');
 /** @param {number} value */
 export const count = (value) => number.format(value);
 
+const compact = new Intl.NumberFormat('en', { notation: 'compact' });
+
+/** A number in little room. @param {number} value */
+export const shortCount = (value) => compact.format(value);
+
 /** @param {number} value @param {string} one @param {string} many */
 export const counted = (value, one, many) => `${count(value)} ${value === 1 ? one : many}`;
 
@@ -78,6 +83,8 @@ export const text = Object.freeze({
     brand: 'Stentor',
     listen: 'Listen',
     stop: 'Stop listening',
+    leaveLine: 'Leave the line',
+    liveOnStage: 'You are connected.',
     goOn: 'Listen here',
     stage: 'On stage',
     nobodyOnStage: 'Nobody is on stage yet.',
@@ -111,12 +118,12 @@ export const text = Object.freeze({
 /** @type {{[role: string]: string}} */
 export const ROLES = { host: 'Host', 'co-host': 'Co-host', speaker: 'Speaker', listener: 'Listener' };
 
-/** Kinds of reactions, with what stands for them and what they are called. @type {readonly [kind: string, sign: string, name: string][]} */
+/** Kinds of reactions, each with an icon of its name. @type {readonly [kind: string, name: string][]} */
 export const REACTIONS = Object.freeze([
-    ['clap', '👏', 'Applause'],
-    ['heart', '❤️', 'Heart'],
-    ['laugh', '😂', 'Laughter'],
-    ['wow', '😮', 'Surprise'],
+    ['like', 'Applause'],
+    ['heart', 'Heart'],
+    ['laugh', 'Laughter'],
+    ['wow', 'Surprise'],
 ]);
 
 /** What a browser lacks, and what to do. @type {{[what: string]: string}} */
