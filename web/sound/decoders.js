@@ -9,10 +9,12 @@ import { Sequencer } from './sequencer.js';
 /** @typedef {import('./sequencer.js').Packet} Packet */
 /** @typedef {import('./mixer.js').ToWorklet} ToWorklet */
 /**
- * @typedef {{sequencer: Sequencer, decoder: AudioDecoder | null, heard: number, timestamp: number,
+ * @typedef {{sequencer: Sequencer, decoder: AudioDecoder | null, heard: number, index: number,
  *     under: Map<number, Packet>, target: number, level: number, voice: boolean}} Speaker
  */
 
+/** What a packet lasts, in µs. */
+const FRAME_US = 20_000;
 /** Packets that a decoder has not answered for: half a second. */
 const UNDER_WAY = 25;
 /** The least arrival is looked for among those of so long, in ms. */
@@ -135,7 +137,7 @@ export class Decoders {
             this.#remove(...longest);
         }
         const speaker = {
-            sequencer: new Sequencer(), decoder: null, heard: now, timestamp: 0,
+            sequencer: new Sequencer(), decoder: null, heard: now, index: 0,
             under: new Map(), target: this.start, level: 127, voice: false,
         };
         this.#speakers.set(slot, speaker);
@@ -161,15 +163,15 @@ export class Decoders {
             this.stats.malformed += 1;
             return;
         }
-        if (speaker.under.size >= UNDER_WAY) {
+        const decoder = this.#decoder(slot, speaker);
+        if (decoder.decodeQueueSize >= UNDER_WAY) {
             this.stats.overrun += 1;
             return;
         }
-        const decoder = this.#decoder(slot, speaker);
-        speaker.timestamp += 20_000;
-        speaker.under.set(speaker.timestamp, packet);
+        const index = ++speaker.index;
+        speaker.under.set(index, packet);
         decoder.decode(new EncodedAudioChunk({
-            type: 'key', timestamp: speaker.timestamp, duration: 20_000, data: packet.opus,
+            type: 'key', timestamp: index * FRAME_US, duration: FRAME_US, data: packet.opus,
         }));
     }
 
@@ -195,8 +197,15 @@ export class Decoders {
 
     /** @param {number} slot @param {Speaker} speaker @param {AudioDecoder} decoder @param {AudioData} data */
     #decoded(slot, speaker, decoder, data) {
-        const packet = speaker.under.get(data.timestamp);
-        speaker.under.delete(data.timestamp);
+        // Browsers count in fractions of seconds: a timestamp comes back some microseconds off.
+        const index = Math.round(data.timestamp / FRAME_US);
+        const packet = speaker.under.get(index);
+        // A packet that a decoder has passed over in silence has no output.
+        for (const older of speaker.under.keys()) {
+            if (older <= index) {
+                speaker.under.delete(older);
+            }
+        }
         if (packet && speaker.decoder === decoder) {
             const pcm = new Float32Array(BLOCK);
             const frameCount = Math.min(BLOCK, data.numberOfFrames);
