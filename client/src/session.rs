@@ -358,6 +358,8 @@ pub(crate) fn hello(join: &Join) -> Hello {
         playout_ms: u32::try_from(join.playout.as_millis()).ok(),
         last: join.last,
         pass: None,
+        ticket: None,
+        client_key: None,
         relay: None,
     }
 }

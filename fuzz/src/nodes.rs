@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arbitrary::{Arbitrary, Result, Unstructured};
 use bytes::Bytes;
 use stentor_proto::Time;
+use stentor_proto::admission::{DoorSettings, DoorTotals};
 use stentor_proto::fanout::SessionIx;
 use stentor_proto::node::{
     ControlEffect, LinkId, NodeShard, OriginControl, OriginSettings, RelayControl, RelaySettings,
@@ -15,9 +16,10 @@ use stentor_proto::session::SessionKey;
 use stentor_proto::token::Verifier;
 use stentor_proto::tree::PlannerSettings;
 use stentor_proto::wire::{
-    Beacon, ClientMessage, Close, CloseCode, Framing, Hello, Load, Parent, Placement, RelayInfo,
-    RepairRequest, Role, RoomState, ServerMessage, SpeechFrame, Subscribed, TickFlags, TickKey,
-    Welcome, beacon_bytes, encode_control, record_bytes, repair_bytes, speech_bytes, ticks_bytes,
+    Admission, Alternate, Beacon, ClientMessage, Close, CloseCode, DoorLoad, Framing, Hello, Load,
+    Parent, Placement, RelayInfo, RepairRequest, Role, RoomState, ServerMessage, Siblings,
+    SpeechFrame, Subscribed, TickFlags, TickKey, Welcome, beacon_bytes, encode_control,
+    record_bytes, repair_bytes, speech_bytes, ticks_bytes,
 };
 
 use crate::machines::later;
@@ -65,7 +67,28 @@ fn load(n: u8, sequence: u8) -> Load {
         listeners_below: if n == 0xff { u64::MAX } else { u64::from(n) },
         children: u32::from(sequence),
         parents: vec![format!("r{}", sequence % 5), "origin".into()],
+        arrivals: vec![(1_700_000_000 + u64::from(n % 16), u64::from(sequence))],
+        door: (n % 3 > 0).then(|| DoorLoad {
+            free: u32::from(n),
+            joins_per_s: u32::from(n % 7),
+            admitted: u64::from(sequence),
+        }),
         ..Load::default()
+    }
+}
+
+/// The queue as an honest origin or another may tell it.
+fn admission(a: u8, b: u8) -> Admission {
+    let start = 1_700_000_000_000 + u64::from(a) * 100;
+    let sound = a % 4 > 0;
+    let curve =
+        vec![(start, 0), (if sound { start + 1 + u64::from(b) } else { start }, u64::from(b))];
+    Admission {
+        now_ms: if a == 0xff { u64::MAX } else { start },
+        watermark_ms: start,
+        rate_per_s: u32::from(b % 9),
+        waiting: u64::from(b),
+        curve,
     }
 }
 
@@ -124,6 +147,8 @@ pub fn shard(data: &[u8]) {
         seed: 1,
         redundancy: true,
         repair: true,
+        door: DoorSettings { joins_per_s: 2, listeners: 4, ..DoorSettings::default() },
+        signer: None,
     };
     let node = NodeShard::new(settings, Verifier::default(), now);
     let (open, closing, keys) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
@@ -186,12 +211,22 @@ impl Shard {
             (3, _) => ToShard::RoomRefused { room: room_name(b), close },
             (4, _) => ToShard::RoomForget { room },
             (5, _) => ToShard::RoomDown { room, close },
-            (6, _) => ToShard::RoomState { room, state: RoomState::default() },
             (7, Some(session)) => ToShard::Close { session, close },
             (8, Some(session)) => {
                 let room = Subscribed { tick_ms: 20, ..subscribed(b, a) };
                 ToShard::StageJoined { session, room, slot: 1, frame_bytes: 100 }
             }
+            (6, Some(session)) if b & 1 == 0 => {
+                let refused = (b & 2 == 0).then_some(close);
+                ToShard::Redeemed { session, refused }
+            }
+            (6, _) => ToShard::RoomState { room, state: RoomState::default() },
+            (9, _) if b & 1 == 0 => ToShard::Admission {
+                admission: admission(a, b),
+                ahead_ms: i64::from(a) - i64::from(b),
+                pass_on: b & 2 == 0,
+            },
+            (9, _) if b & 3 == 1 => ToShard::Siblings(siblings(a, b)),
             (9, _) if b == 0xff => ToShard::Drain { within: std::time::Duration::from_secs(1) },
             _ => {
                 let newest = TickKey { room, epoch: u32::from(a >> 6), number: u32::from(b) };
@@ -252,6 +287,12 @@ impl Shard {
     }
 }
 
+fn siblings(a: u8, b: u8) -> Siblings {
+    let named = |n: u8| Alternate { relay: format!("r{n}"), address: format!("r{n}:1") };
+    let (free, near) = (vec![u32::from(b); usize::from(a % 3)], a % 5);
+    Siblings { relays: (0..a % 4).map(named).collect(), free, near, ..Siblings::default() }
+}
+
 fn client_message(a: u8, b: u8) -> Bytes {
     let room = room_name(b);
     encode_control(&match b >> 5 {
@@ -268,6 +309,8 @@ fn client_message(a: u8, b: u8) -> Bytes {
                 playout_ms: Some(u32::from(a) * 4),
                 last: (b & 8 != 0).then_some((u32::from(a % 4), u32::from(a))),
                 pass: None,
+                ticket: None,
+                client_key: None,
                 relay: (b & 16 != 0).then(|| relay_info(a)),
             })
         }
@@ -298,6 +341,7 @@ pub fn relay(data: &[u8]) {
         agent: "fuzz".into(),
         unix_us_at_zero: 1_700_000_000_000_000,
         seed: 1,
+        joins_per_s: Some(2),
     };
     let mut control = RelayControl::new(settings, now);
     let mut links: BTreeSet<LinkId> = BTreeSet::new();
@@ -395,6 +439,7 @@ fn server_message(a: u8, b: u8) -> Bytes {
             ..RoomState::default()
         }),
         6 => ServerMessage::Placement(placement(a, b)),
+        7 if b & 8 != 0 => ServerMessage::Admission(admission(a, b)),
         _ => ServerMessage::Unknown,
     })
 }
@@ -414,7 +459,7 @@ fn to_control(a: u8, b: u8) -> ToControl {
     let session =
         SessionKey { shard: u16::from(a & 1), ix: SessionIx(u32::from(a >> 5)), generation: 1 };
     let (room, shard) = (room_name(b), u16::from(a & 1));
-    match a % 11 {
+    match a % 12 {
         0 => ToControl::WantRoom { room },
         1 => ToControl::RoomIdle { shard, room },
         2 => ToControl::RoomBusy { shard, room },
@@ -433,7 +478,12 @@ fn to_control(a: u8, b: u8) -> ToControl {
         7 => ToControl::RelayJoin { session, info: relay_info(b) },
         8 => ToControl::RelayLoad { session, load: load(a, b) },
         9 => ToControl::RelayLeave { session },
-        _ => ToControl::Totals { shard, listeners: u32::from(b), children: 1, joins: 1 },
+        10 => ToControl::Redeem { session, ticket: u64::from(b) },
+        _ => {
+            let arrivals = vec![(1_700_000_000 + u64::from(a), u64::from(b))];
+            let door = DoorTotals { free: u32::from(b), arrivals };
+            ToControl::Totals { shard, listeners: u32::from(b), children: 1, joins: 1, door }
+        }
     }
 }
 
@@ -460,6 +510,7 @@ pub fn origin(data: &[u8]) {
         capacity: 10,
         keys: Vec::new(),
         unix_us_at_zero: 1_700_000_000_000_000,
+        joins_per_s: Some(2),
     };
     let Ok(mut control) = OriginControl::new(settings, now) else { return };
     // Rooms made on first use end, and come again under another number.

@@ -10,10 +10,10 @@
 //! node's merge of two feeds, or a listener's window).
 #![warn(missing_docs)]
 
+pub mod admission;
 pub mod fanout;
 pub mod limits;
 pub mod listen;
-pub mod names;
 pub mod node;
 pub mod pass;
 mod random;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use jsonwebtoken::Validation;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
@@ -94,7 +95,17 @@ impl PassKey {
     /// # Errors
     /// When the pass cannot be encoded.
     pub fn give(&self, certificate: &str, pass: &Pass) -> Result<String, KeyError> {
-        Ok(format!("{certificate}~{}", self.signer.sign_for(PASS, pass)?))
+        self.sign(PASS, certificate, pass)
+    }
+
+    /// Signs any claims for an audience, behind the certificate.
+    pub(crate) fn sign<T: Serialize>(
+        &self,
+        audience: &'static str,
+        certificate: &str,
+        claims: &T,
+    ) -> Result<String, KeyError> {
+        Ok(format!("{certificate}~{}", self.signer.sign_for(audience, claims)?))
     }
 }
 
@@ -116,6 +127,7 @@ pub struct PassVerifier {
     certificates: BTreeMap<String, Certified>,
     for_certificates: Validation,
     for_passes: Validation,
+    for_tickets: Validation,
 }
 
 #[derive(Clone, Debug)]
@@ -131,6 +143,7 @@ impl Default for PassVerifier {
             certificates: BTreeMap::new(),
             for_certificates: validation(CERTIFICATE),
             for_passes: validation(PASS),
+            for_tickets: validation(crate::admission::TICKET_AUDIENCE),
         }
     }
 }
@@ -151,18 +164,41 @@ impl PassVerifier {
         if text.len() > limits::PASS_BYTES {
             return Err(TokenError::TooLong(text.len()));
         }
-        let (certificate, pass) = text.split_once('~').ok_or(TokenError::Malformed("pass"))?;
-        self.certified(origin, certificate, now_unix_s)?;
-        let certified = self.certificates.get(certificate).ok_or(TokenError::UnknownKey)?;
-        let pass: Pass = certified.key.signed(pass, &self.for_passes)?;
+        let validation = self.for_passes.clone();
+        let (pass, relay) = self.word::<Pass>(origin, text, &validation, now_unix_s)?;
         check_end(pass.exp, now_unix_s)?;
-        if pass.relay != certified.relay || pass.sub.len() > limits::NAME_BYTES {
+        if pass.relay != relay || pass.sub.len() > limits::NAME_BYTES {
             return Err(TokenError::Malformed("pass"));
         }
         if pass.room != room {
             return Err(TokenError::Room);
         }
         Ok(pass)
+    }
+
+    /// A ticket behind its certificate, and the relay whose key signed it.
+    pub(crate) fn ticket<T: DeserializeOwned>(
+        &mut self,
+        origin: &Verifier,
+        text: &str,
+        now_unix_s: u64,
+    ) -> Result<(T, String), TokenError> {
+        let validation = self.for_tickets.clone();
+        self.word(origin, text, &validation, now_unix_s)
+    }
+
+    /// What a relay signed behind its certificate, and the relay.
+    fn word<T: DeserializeOwned>(
+        &mut self,
+        origin: &Verifier,
+        text: &str,
+        validation: &Validation,
+        now_unix_s: u64,
+    ) -> Result<(T, String), TokenError> {
+        let (certificate, word) = text.split_once('~').ok_or(TokenError::Malformed("pass"))?;
+        self.certified(origin, certificate, now_unix_s)?;
+        let certified = self.certificates.get(certificate).ok_or(TokenError::UnknownKey)?;
+        Ok((certified.key.signed(word, validation)?, certified.relay.clone()))
     }
 
     /// Forgets every certificate: the origin's keys have changed.
@@ -193,7 +229,8 @@ impl PassVerifier {
     }
 }
 
-fn check_end(exp: u64, now_unix_s: u64) -> Result<(), TokenError> {
+/// Whether something that is good until `exp` is good at `now_unix_s`.
+pub(crate) fn check_end(exp: u64, now_unix_s: u64) -> Result<(), TokenError> {
     if now_unix_s >= exp.saturating_add(limits::TOKEN_LEEWAY_S) {
         return Err(TokenError::Expired { ago_s: now_unix_s.saturating_sub(exp) });
     }

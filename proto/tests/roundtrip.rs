@@ -8,9 +8,10 @@ use proptest::option;
 use proptest::prelude::*;
 use stentor_proto::limits;
 use stentor_proto::wire::{
-    self, Alternate, Beacon, ClientMessage, ControlDecoder, Datagram, Frame, Framing, Hello, Load,
-    Parent, Placement, Record, RelayInfo, RepairRequest, Role, RoomState, Secret, ServerMessage,
-    SpeechFrame, SpeechRequest, StageEntry, Subscribed, TickFlags, TickKey, Welcome,
+    self, Admission, Alternate, Beacon, ClientMessage, ControlDecoder, Datagram, DoorLoad, Frame,
+    Framing, Hello, Load, Parent, Placement, Record, RelayInfo, RepairRequest, Role, RoomState,
+    Secret, ServerMessage, SpeechFrame, SpeechRequest, StageEntry, Subscribed, TickFlags, TickKey,
+    Waiting, Welcome,
 };
 
 fn framing() -> impl Strategy<Value = Framing> {
@@ -95,10 +96,12 @@ fn hello() -> impl Strategy<Value = Hello> {
         texts,
         option::of(any::<u32>()),
         last,
-        (option::of(relay_info()), option::of(name().prop_map(Secret))),
+        (option::of(relay_info()), vec(option::of(name().prop_map(Secret)), 3)),
     )
-        .prop_map(|(version, features, role, texts, playout_ms, last, (relay, pass))| {
+        .prop_map(|(version, features, role, texts, playout_ms, last, (relay, secrets))| {
             let (room, token, name, agent) = texts;
+            let mut secrets = secrets.into_iter();
+            let [pass, ticket, client_key] = [(); 3].map(|()| secrets.next().flatten());
             Hello {
                 version,
                 features,
@@ -110,6 +113,8 @@ fn hello() -> impl Strategy<Value = Hello> {
                 playout_ms,
                 last,
                 pass,
+                ticket,
+                client_key,
                 relay,
             }
         })
@@ -118,8 +123,10 @@ fn hello() -> impl Strategy<Value = Hello> {
 fn load() -> impl Strategy<Value = Load> {
     let counts = any::<(u64, u64, u32, u64, u32, u32)>();
     let parents = (vec(name(), 0..3), vec(name(), 0..3), any::<bool>());
-    (counts, vec((name(), any::<u32>()), 0..4), parents).prop_map(
-        |(counts, round_trips, (parents, silent, draining))| Load {
+    let door = option::of(any::<(u32, u32, u64)>());
+    let arrivals = vec(any::<(u64, u64)>(), 0..limits::ARRIVALS_S);
+    (counts, vec((name(), any::<u32>()), 0..4), parents, (arrivals, door)).prop_map(
+        |(counts, round_trips, (parents, silent, draining), (arrivals, door))| Load {
             incarnation: counts.0,
             sequence: counts.1,
             listeners: counts.2,
@@ -130,6 +137,12 @@ fn load() -> impl Strategy<Value = Load> {
             parents,
             silent,
             draining,
+            arrivals,
+            door: door.map(|(free, joins_per_s, admitted)| DoorLoad {
+                free,
+                joins_per_s,
+                admitted,
+            }),
         },
     )
 }
@@ -196,28 +209,13 @@ fn room_state() -> impl Strategy<Value = RoomState> {
     let entry = (any::<u16>(), name(), name(), role()).prop_map(|(slot, identity, name, role)| {
         StageEntry { slot, identity, name, role, muted: slot % 2 == 0 }
     });
-    let counts = (any::<[u64; 3]>(), any::<bool>(), option::of(any::<u64>()), 0..9_usize);
-    (name(), any::<u64>(), name(), vec(entry, 0..6), counts).prop_map(
-        |(
+    (name(), any::<u64>(), name(), vec(entry, 0..6), any::<u64>()).prop_map(
+        |(room, version, title, stage, listeners)| RoomState {
             room,
             version,
             title,
             stage,
-            ([listeners, waiting, hands], locked, started_ms, kinds),
-        )| {
-            let reactions = limits::REACTIONS.iter().take(kinds);
-            RoomState {
-                room,
-                version,
-                title,
-                stage,
-                listeners,
-                waiting,
-                hands,
-                reactions: reactions.map(|&kind| (kind.to_owned(), listeners)).collect(),
-                locked,
-                started_ms,
-            }
+            listeners,
         },
     )
 }
@@ -228,10 +226,34 @@ fn placement() -> impl Strategy<Value = Placement> {
         .prop_map(|(version, level, parents, why)| Placement { version, level, parents, why })
 }
 
+fn waiting() -> impl Strategy<Value = ServerMessage> {
+    let numbers = (any::<(u64, u64, u32, u64)>(), option::of(any::<u64>()));
+    (option::of(name().prop_map(Secret)), numbers).prop_map(
+        |(ticket, ((place, waiting, retry_ms, arrival_ms), eta_ms))| {
+            ServerMessage::Waiting(Waiting { ticket, place, waiting, retry_ms, arrival_ms, eta_ms })
+        },
+    )
+}
+
+fn admission() -> impl Strategy<Value = ServerMessage> {
+    let curve = vec(any::<(u64, u64)>(), 0..limits::CURVE_POINTS);
+    (any::<(u64, u64, u32, u64)>(), curve).prop_map(
+        |((now_ms, watermark_ms, rate_per_s, waiting), curve)| {
+            let said = Admission { now_ms, watermark_ms, rate_per_s, waiting, curve };
+            ServerMessage::Admission(said)
+        },
+    )
+}
+
 fn server_message() -> impl Strategy<Value = ServerMessage> {
     let refusal = (name(), any::<u32>(), name(), name());
     let closing = (any::<u32>(), name(), name());
+    let alternate = (name(), name()).prop_map(|(relay, address)| Alternate { relay, address });
+    let redirect = (vec(alternate, 0..3), option::of(name().prop_map(Secret)));
     prop_oneof![
+        waiting(),
+        admission(),
+        redirect.prop_map(|(relays, ticket)| ServerMessage::Redirect { relays, ticket }),
         welcome().prop_map(ServerMessage::Welcome),
         subscribed().prop_map(ServerMessage::Subscribed),
         refusal.prop_map(|(room, code, name, reason)| ServerMessage::Refused {

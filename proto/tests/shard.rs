@@ -4,16 +4,18 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use stentor_proto::admission::{DoorSettings, Ticket, bearer};
 use stentor_proto::fanout::{PathSample, SessionIx};
 use stentor_proto::node::{
     Fanout, NodeShard, ShardEffect, ShardSettings, Tick, ToControl, ToShard,
 };
 use stentor_proto::pass::{Pass, PassKey, certify};
+use stentor_proto::session::SessionKey;
 use stentor_proto::token::{Signer, Verifier, private_pem};
 use stentor_proto::wire::{
-    ClientMessage, Close, CloseCode, ControlDecoder, Datagram, Framing, Hello, RepairRequest, Role,
-    Secret, ServerMessage, Siblings, SpeechFrame, Subscribed, TickFlags, TickKey, encode_control,
-    probe_bytes, record_bytes, repair_bytes, speech_bytes,
+    Admission, Alternate, ClientMessage, Close, CloseCode, ControlDecoder, Datagram, Framing,
+    Hello, RepairRequest, Role, Secret, ServerMessage, Siblings, SpeechFrame, Subscribed,
+    TickFlags, TickKey, encode_control, probe_bytes, record_bytes, repair_bytes, speech_bytes,
 };
 use stentor_proto::{Time, limits};
 
@@ -47,6 +49,8 @@ fn hello(role: Role, room: &str) -> Hello {
         playout_ms: Some(100),
         last: None,
         pass: None,
+        ticket: None,
+        client_key: None,
         relay: None,
     }
 }
@@ -74,6 +78,8 @@ impl Bench {
             seed: 7,
             redundancy: true,
             repair: true,
+            door: DoorSettings::default(),
+            signer: None,
         };
         change(&mut settings);
         let now = Time::from_millis(1_000);
@@ -345,7 +351,7 @@ fn the_node_takes_no_more_than_its_capacity() {
     for ix in 0..10 {
         assert_eq!(closed_with(&bench.open(ix, listener())), None);
     }
-    assert_eq!(closed_with(&bench.open(10, listener())), Some(CloseCode::Full));
+    assert_eq!(closed_with(&bench.open(10, listener())), Some(CloseCode::Waiting));
     bench.shard.handle_closed(bench.now, SessionIx(3));
     assert_eq!(closed_with(&bench.open(3, listener())), None);
 }
@@ -499,10 +505,10 @@ fn places_are_kept_for_those_who_return_with_a_good_pass() {
     for ix in 0..4 {
         assert_eq!(closed_with(&bench.open(ix, listener())), None);
     }
-    assert_eq!(closed_with(&bench.open(4, listener())), Some(CloseCode::Full));
+    assert_eq!(closed_with(&bench.open(4, listener())), Some(CloseCode::Waiting));
     let with = |pass| Hello { pass, ..listener() };
     for (ix, bad) in [(5, pass("ann", "hall", 8)), (6, pass("ann", "barn", 7))] {
-        assert_eq!(closed_with(&bench.open(ix, with(bad))), Some(CloseCode::Full));
+        assert_eq!(closed_with(&bench.open(ix, with(bad))), Some(CloseCode::Waiting));
     }
     assert_eq!((bench.shard.stats().returned, bench.shard.stats().drop_bad_pass), (0, 2));
     for ix in 7..13 {
@@ -517,7 +523,251 @@ fn places_are_kept_for_those_who_return_with_a_good_pass() {
     }
     // All ten places are taken: a pass opens no further one.
     let full = closed_with(&bench.open(13, with(pass("ann", "hall", 7))));
-    assert_eq!((full, bench.shard.stats().returned), (Some(CloseCode::Full), 7));
+    assert_eq!((full, bench.shard.stats().returned), (Some(CloseCode::Waiting), 7));
+}
+
+/// The relay `edge-1` that admits one newcomer a second, and tickets of whatever content.
+struct Waiting {
+    bench: Bench,
+    certificate: String,
+}
+
+impl Waiting {
+    fn new() -> Self {
+        let origin = Signer::from_pkcs8_pem(&private_pem([1; 32]), None).unwrap();
+        let key = PassKey::from_seed([7; 32]);
+        let certificate = certify(&origin, "edge-1", &key.published(), UNIX_S).unwrap();
+        let mut bench = Bench::with_settings(|settings| {
+            settings.name = "edge-1".into();
+            settings.pass_key = Some(key);
+            settings.capacity = 1_000;
+            settings.door.joins_per_s = 1;
+        });
+        let relay = |n: &str| Alternate { relay: n.into(), address: format!("{n}:1") };
+        let siblings = Siblings {
+            relays: vec![relay("edge-2"), relay("edge-3")],
+            free: vec![0, 0],
+            near: 2,
+            certificate: Some(certificate.clone()),
+            ..Siblings::default()
+        };
+        bench.shard.handle_message(bench.now, ToShard::Keys(vec![origin.published()]));
+        bench.shard.handle_message(bench.now, ToShard::Siblings(siblings));
+        bench.shard.handle_message(bench.now, ToShard::RoomUp(room(1, "hall")));
+        // The first newcomer takes the only join.
+        assert_eq!(closed_with(&bench.open(0, listener())), None);
+        Self { bench, certificate }
+    }
+
+    /// The origin has called everybody who arrived until `called_ms`; others wait.
+    fn called(&mut self, called_ms: u64) {
+        let admission = Admission {
+            now_ms: UNIX_S * 1_000,
+            watermark_ms: called_ms,
+            rate_per_s: 1,
+            waiting: 100,
+            curve: Vec::new(),
+        };
+        let message = ToShard::Admission { admission, ahead_ms: 0, pass_on: true };
+        self.bench.shard.handle_message(self.bench.now, message);
+        self.bench.effects();
+    }
+
+    fn ticket(&self, change: impl FnOnce(&mut Ticket)) -> Ticket {
+        let mut ticket = Ticket {
+            room: "hall".into(),
+            sub: bearer(None, Some(&secret(1))).unwrap(),
+            arrival_ms: UNIX_S * 1_000 - 500,
+            place: "edge-1".into(),
+            jti: "ff".into(),
+            iat: UNIX_S,
+            exp: UNIX_S + limits::TICKET_S,
+            by: "edge-1".into(),
+            waits: true,
+            moved: 0,
+        };
+        change(&mut ticket);
+        ticket
+    }
+
+    fn show(&mut self, ix: u32, ticket: &Ticket) -> Vec<ShardEffect> {
+        let text = ticket.by_relay(&PassKey::from_seed([7; 32]), &self.certificate).unwrap();
+        self.bench.open(ix, with_ticket(text))
+    }
+
+    fn later(&mut self, millis: u64) {
+        self.bench.now += Duration::from_millis(millis);
+    }
+}
+
+/// The shards' clock at the start of the bench, in seconds.
+const UNIX_S: u64 = 1_700_000_001;
+
+fn secret(n: u8) -> String {
+    // 43 letters are 32 bytes; the last letter has two bits that say nothing.
+    format!("{}A", char::from(b'A' + n).to_string().repeat(42))
+}
+
+fn with_ticket(text: String) -> Hello {
+    let client_key = Some(Secret(secret(1)));
+    Hello { ticket: Some(Secret(text)), client_key, ..listener() }
+}
+
+fn told_to_wait(effects: &[ShardEffect]) -> Option<stentor_proto::wire::Waiting> {
+    messages(effects).into_iter().find_map(|message| match message {
+        ServerMessage::Waiting(waiting) => Some(waiting),
+        _ => None,
+    })
+}
+
+fn redeems(effects: &[ShardEffect]) -> Option<(SessionKey, u64)> {
+    effects.iter().find_map(|effect| match effect {
+        ShardEffect::ToControl(ToControl::Redeem { session, ticket }) => Some((*session, *ticket)),
+        _ => None,
+    })
+}
+
+#[test]
+fn who_cannot_come_in_is_told_a_place_and_comes_in_with_the_ticket() {
+    let mut scene = Waiting::new();
+    let newcomer = Hello { client_key: Some(Secret(secret(1))), ..listener() };
+    let effects = scene.bench.open(1, newcomer.clone());
+    assert_eq!(closed_with(&effects), Some(CloseCode::Waiting));
+    let told = told_to_wait(&effects).unwrap();
+    assert_eq!((told.place, told.arrival_ms), (1, UNIX_S * 1_000));
+    let ticket = told.ticket.unwrap();
+    scene.called(UNIX_S * 1_000 - 1);
+    scene.later(1_000);
+    let effects = scene.bench.open(2, with_ticket(ticket.0.clone()));
+    assert_eq!(told_to_wait(&effects).unwrap().ticket, Some(ticket.clone()), "not its turn yet");
+    assert_eq!(
+        closed_with(&scene.bench.open(3, newcomer)),
+        Some(CloseCode::Waiting),
+        "nor a newcomer's"
+    );
+    scene.called(UNIX_S * 1_000);
+    let effects = scene.bench.open(4, with_ticket(ticket.0.clone()));
+    let (session, _) = redeems(&effects).expect("it is redeemed");
+    assert_eq!(messages(&effects), [], "before control has said so nobody comes in");
+    let yes = ToShard::Redeemed { session, refused: None };
+    scene.bench.shard.handle_message(scene.bench.now, yes);
+    assert!(matches!(messages(&scene.bench.effects())[..], [ServerMessage::Welcome(_)]));
+    // A copy: control remembers it.
+    scene.later(1_000);
+    let effects = scene.bench.open(5, with_ticket(ticket.0));
+    let (session, _) = redeems(&effects).unwrap();
+    let spent = Some(Close::new(CloseCode::TicketSpent, "spent"));
+    let no = ToShard::Redeemed { session, refused: spent };
+    scene.bench.shard.handle_message(scene.bench.now, no);
+    assert_eq!(closed_with(&scene.bench.effects()), Some(CloseCode::TicketSpent));
+    assert_eq!(scene.bench.shard.carried().0, 2);
+    let stats = scene.bench.shard.stats();
+    assert_eq!((stats.waited, stats.refused, stats.waited_without_ticket), (3, 1, 0));
+}
+
+#[test]
+fn bad_tickets_are_refused_by_name_before_anything_is_charged() {
+    let mut scene = Waiting::new();
+    scene.called(UNIX_S * 1_000);
+    scene.later(1_000);
+    let good = scene.ticket(|_| {});
+    let cases = [
+        (
+            scene.ticket(|t| t.sub = bearer(None, Some(&secret(2))).unwrap()),
+            CloseCode::TicketIdentity,
+        ),
+        (scene.ticket(|t| t.sub = "sub:ann".into()), CloseCode::TicketIdentity),
+        (scene.ticket(|t| t.exp = UNIX_S - 60), CloseCode::TicketExpired),
+        (scene.ticket(|t| t.room = "barn".into()), CloseCode::TicketInvalid),
+        (scene.ticket(|t| t.by = "edge-2".into()), CloseCode::TicketInvalid),
+        (scene.ticket(|t| t.place = "edge-2".into()), CloseCode::TicketPlace),
+    ];
+    for (ix, (ticket, code)) in (10..).zip(&cases) {
+        assert_eq!(closed_with(&scene.show(ix, ticket)), Some(*code), "{ticket:?}");
+    }
+    let effects = scene.bench.open(20, with_ticket("ey.forged".into()));
+    assert_eq!(closed_with(&effects), Some(CloseCode::TicketInvalid));
+    assert_eq!(scene.bench.shard.stats().drop_bad_ticket, 7);
+    assert!(redeems(&scene.show(21, &good)).is_some(), "the budget is untouched");
+}
+
+#[test]
+fn a_ticket_of_a_relay_that_is_gone_is_good_here_under_the_same_number() {
+    let mut scene = Waiting::new();
+    scene.called(UNIX_S * 1_000);
+    scene.later(1_000);
+    let orphan = scene.ticket(|ticket| ticket.place = "edge-9".into());
+    assert_eq!(redeems(&scene.show(1, &orphan)).map(|(_, number)| number), Some(0xff));
+    // Where it has to wait, it is given one for this relay, with the same arrival.
+    let told = told_to_wait(&scene.show(2, &orphan)).unwrap();
+    assert_eq!(told.arrival_ms, orphan.arrival_ms);
+    assert_ne!(told.ticket, None);
+    assert_eq!(scene.bench.shard.stats().tickets_exchanged, 2);
+}
+
+#[test]
+fn who_finds_a_full_relay_is_sent_to_a_sibling_with_room() {
+    let mut scene = Waiting::new();
+    let relay = |n: &str| Alternate { relay: n.into(), address: format!("{n}:1") };
+    let siblings = Siblings {
+        relays: vec![relay("edge-2"), relay("edge-3")],
+        free: vec![0, 2],
+        near: 2,
+        certificate: Some(scene.certificate.clone()),
+        ..Siblings::default()
+    };
+    scene.bench.shard.handle_message(scene.bench.now, ToShard::Siblings(siblings));
+    scene.bench.effects();
+    let newcomer = Hello { client_key: Some(Secret(secret(1))), ..listener() };
+    let effects = scene.bench.open(1, newcomer);
+    assert_eq!(closed_with(&effects), Some(CloseCode::Redirect));
+    let [ServerMessage::Redirect { relays, ticket: Some(_) }, _] = &messages(&effects)[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(relays, &[relay("edge-3")]);
+    // A ticket that is called is spent here before its bearer goes.
+    scene.called(UNIX_S * 1_000);
+    let ticket = scene.ticket(|_| {});
+    let effects = scene.show(2, &ticket);
+    let (session, 0xff) = redeems(&effects).unwrap() else { panic!() };
+    let yes = ToShard::Redeemed { session, refused: None };
+    scene.bench.shard.handle_message(scene.bench.now, yes);
+    assert_eq!(closed_with(&scene.bench.effects()), Some(CloseCode::Redirect));
+    // Both of the sibling's places are taken, as far as this relay knows.
+    let waits = scene.ticket(|ticket| ticket.jti = "fe".into());
+    assert_eq!(closed_with(&scene.show(3, &waits)), Some(CloseCode::Waiting));
+}
+
+#[test]
+fn without_admission_everybody_comes_in_who_finds_a_place() {
+    let mut bench = Bench::with_settings(|settings| {
+        settings.door.on = false;
+        settings.door.joins_per_s = 1;
+    });
+    bench.shard.handle_message(bench.now, ToShard::RoomUp(room(1, "hall")));
+    for ix in 0..10 {
+        assert_eq!(closed_with(&bench.open(ix, listener())), None);
+    }
+    assert_eq!(closed_with(&bench.open(10, listener())), Some(CloseCode::Full));
+}
+
+#[test]
+fn the_stages_address_is_not_for_newcomers() {
+    let mut bench = Bench::with_settings(|settings| settings.door.stage_only = true);
+    bench.shard.handle_message(bench.now, ToShard::RoomUp(room(1, "hall")));
+    assert_eq!(closed_with(&bench.open(0, listener())), Some(CloseCode::StageOnly));
+    assert_eq!(closed_with(&bench.open(1, hello(Role::Relay, ""))), None);
+}
+
+#[test]
+fn a_limit_on_listeners_leaves_places_for_relays() {
+    let mut bench = Bench::with_settings(|settings| settings.door.listeners = 2);
+    bench.shard.handle_message(bench.now, ToShard::RoomUp(room(1, "hall")));
+    for ix in 0..2 {
+        assert_eq!(closed_with(&bench.open(ix, listener())), None);
+    }
+    assert_eq!(closed_with(&bench.open(2, listener())), Some(CloseCode::Waiting));
+    assert_eq!(closed_with(&bench.open(3, hello(Role::Relay, ""))), None);
 }
 
 #[test]

@@ -10,13 +10,16 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use stentor_proto::admission;
+use stentor_proto::pass::PassVerifier;
+use stentor_proto::token::Verifier;
 use stentor_proto::wire::{
-    self, Beacon, ClientMessage, CloseCode, ControlDecoder, Datagram, DatagramError, Frame,
+    self, Beacon, ClientMessage, Close, CloseCode, ControlDecoder, Datagram, DatagramError, Frame,
     Framing, Record, RepairRequest, ServerMessage, SpeechFrame, SpeechRequest, TickFlags, TickKey,
 };
 
 /// Every file in `proto/vectors`; a file that no test reads is a defect.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "beacon",
     "close",
     "control_client",
@@ -25,6 +28,7 @@ const FILES: [&str; 10] = [
     "repair",
     "speech",
     "speech_request",
+    "ticket",
     "ticks",
     "token",
 ];
@@ -336,6 +340,28 @@ fn close_codes() {
         file["codes"],
         "a code is stable once released; a new one is added to the table"
     );
+}
+
+#[test]
+fn tickets() {
+    let file = file("ticket");
+    let origin =
+        Verifier::from_published(&[(text(&file, "kid").into(), text(&file, "public").into())]);
+    let read = |vector: &Value| {
+        let (ticket, now) = (text(vector, "ticket"), number(&vector["now_unix_s"]));
+        admission::read(&mut PassVerifier::default(), &origin, ticket, text(&file, "room"), now)
+    };
+    for vector in list(&file, "valid") {
+        let name = text(vector, "name");
+        let ticket = read(vector).expect(name);
+        assert_eq!(serde_json::to_value(&ticket).unwrap(), vector["claims"], "{name}");
+        let bearer = admission::bearer(vector["identity"].as_str(), vector["client_key"].as_str());
+        assert_eq!(ticket.check_bearer(bearer.as_deref()), Ok(()), "{name}");
+    }
+    for vector in list(&file, "invalid") {
+        let close = Close::from(read(vector).expect_err(text(vector, "name")));
+        assert_eq!(close.code.name(), text(vector, "close"), "{}", text(vector, "name"));
+    }
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub struct NodeConfig {
     pub redundancy: Option<bool>,
     /// Whether requests for missing ticks are answered. Default: true.
     pub repair: Option<bool>,
+    /// `on`, or `off`: everybody is admitted at once who finds a place. Default: `on`.
+    pub admission: Option<String>,
     /// File that gets one JSON line for each event, for analysis. Default: none.
     pub events: Option<PathBuf>,
     /// Certificate, key and trust.
@@ -82,10 +84,14 @@ pub struct LogConfig {
 pub struct LimitsConfig {
     /// Listeners at once. Default: the capacity.
     pub listeners: Option<u32>,
-    /// Child relays at once. Default: 64.
+    /// Sessions beside the listeners', for child relays. Default: 64.
     pub children: Option<u32>,
-    /// Joins a second. Default: 2000.
+    /// Newcomers admitted in a second. Default: 2000.
     pub joins_per_s: Option<u32>,
+    /// Listeners that return with a pass, admitted in a second. Default: 2000.
+    pub returns_per_s: Option<u32>,
+    /// Answers in a second to those who wait. Default: 1000.
+    pub tickets_per_s: Option<u32>,
     /// Handshakes in flight. Default: 1024.
     pub handshakes: Option<u32>,
 }

@@ -9,7 +9,6 @@
 pub mod admin;
 pub mod cli;
 pub mod clock;
-pub mod command;
 pub mod config;
 pub mod exit;
 pub mod fanout;

@@ -85,8 +85,13 @@ metrics_group! {
 
     /// Completed QUIC handshakes with sessions of this node.
     HANDSHAKES = Counter "stentor_handshakes_total" Count [];
-    /// Sessions by what became of them: joined, refused, left.
+    /// Sessions by what became of them: joined, refused, left, waited (told when to come again; of them
+    /// waited_without_ticket: could prove nothing of themselves), redirected (to another relay),
+    /// return_over_budget (came with a good pass, as a newcomer after all).
     JOINS = Counter "stentor_joins_total" Count ["result"];
+    /// Waiting tickets: redeemed (their bearers came in or were sent elsewhere), exchanged (of a relay
+    /// that is gone). Refused ones are drops.
+    TICKETS = Counter "stentor_tickets_total" Count ["event"];
     /// Sessions that this node closed, by the close code's name.
     CLOSES = Counter "stentor_closes_total" Count ["code"];
     /// Sessions of this node with its parents and its origin: opened, lost.
@@ -122,14 +127,6 @@ metrics_group! {
 
     /// Looks at new certificate files, by result: done or bad.
     TLS_RELOADS = Counter "stentor_tls_reloads_total" Count ["result"];
-    /// Connections to the public HTTP listener, by what became of them: served, tls_failed, slow.
-    HTTP_CONNECTIONS = Counter "stentor_http_connections_total" Count ["result"];
-    /// Requests to the HTTP API, by status: 2xx, 3xx, 4xx, 5xx.
-    HTTP_REQUESTS = Counter "stentor_http_requests_total" Count ["status"];
-    /// Requests to the HTTP API that were refused for their number: of one address (address), or
-    /// because control has too many (busy).
-    HTTP_REFUSED = Counter "stentor_http_refused_total" Count ["cause"];
-
     /// Requests to the admin listener, by status.
     ADMIN_REQUESTS = Counter "stentor_admin_requests_total" Count ["status"];
 }

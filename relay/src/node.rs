@@ -9,12 +9,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use stentor_proto::admission::DoorSettings;
 use stentor_proto::limits;
 use stentor_proto::node::{NodeControl, NodeShard, ShardSettings};
 use stentor_proto::token::Verifier;
 
 use crate::clock::Clock;
-use crate::command::Commands;
 use crate::fanout::{Shard, ShardPorts, ShardReport};
 use crate::quic::config::{ConfigError, SharedKeys, TransportSettings, server_config};
 use crate::quic::sys::{BindOptions, Waiter, Waker, bind, pin_to_core};
@@ -82,8 +82,6 @@ pub struct RunningNode {
     pub control: Arc<ControlReport>,
     /// Says why, when a thread has failed.
     pub failed: Receiver<String>,
-    /// The way to control, at an origin.
-    pub commands: Commands,
     keys: SharedKeys,
     transport: TransportSettings,
     tls: Vec<Reloads>,
@@ -107,13 +105,11 @@ impl RunningNode {
         let (to_control, messages) = bounded(limits::TO_CONTROL);
         let control_waiter = Waiter::new()?;
         let (failed_at, failed) = bounded(usize::from(count) + 1);
-        let (commands, commanded) = Commands::new(control_waiter.waker());
         let mut node = Self {
             listen: plan.listen,
             shards: Vec::new(),
             control: Arc::default(),
             failed,
-            commands,
             keys,
             transport: plan.transport,
             tls: Vec::new(),
@@ -145,6 +141,7 @@ impl RunningNode {
                 shards: count,
                 // The first shards take what does not divide.
                 capacity: share(plan.shard.capacity, count, shard),
+                door: door_share(&plan.shard.door, count, shard),
                 seed: plan.shard.seed.wrapping_add(shard.into()),
                 ..plan.shard.clone()
             };
@@ -175,7 +172,6 @@ impl RunningNode {
         let ports = ControlPorts {
             shards: links,
             messages,
-            commands: commanded,
             waiter: control_waiter,
             report: node.control.clone(),
             events: plan.events,
@@ -296,6 +292,19 @@ impl Drop for RunningNode {
 /// One shard's part of a node's capacity.
 fn share(whole: u32, shards: u16, shard: u16) -> u32 {
     whole / u32::from(shards) + u32::from(u32::from(shard) < whole % u32::from(shards))
+}
+
+/// One shard's part of what a node admits. No budget is without any part, for newcomers reach a shard
+/// by chance.
+fn door_share(whole: &DoorSettings, shards: u16, shard: u16) -> DoorSettings {
+    let rate = |whole| share(whole, shards, shard).max(1);
+    DoorSettings {
+        listeners: share(whole.listeners, shards, shard),
+        joins_per_s: rate(whole.joins_per_s),
+        returns_per_s: rate(whole.returns_per_s),
+        tickets_per_s: rate(whole.tickets_per_s),
+        ..*whole
+    }
 }
 
 /// Both ends of the queue of certificates to a shard: what it has not taken yet gives way.

@@ -145,6 +145,12 @@ impl Observer {
         self.count(&metrics::JOINS, "joined", sums.shard.joined);
         self.count(&metrics::JOINS, "refused", sums.shard.refused);
         self.count(&metrics::JOINS, "left", sums.shard.left);
+        self.count(&metrics::JOINS, "waited", sums.shard.waited);
+        self.count(&metrics::JOINS, "waited_without_ticket", sums.shard.waited_without_ticket);
+        self.count(&metrics::JOINS, "redirected", sums.shard.redirected);
+        self.count(&metrics::JOINS, "return_over_budget", sums.shard.returns_over_budget);
+        self.count(&metrics::TICKETS, "redeemed", control.tickets_redeemed);
+        self.count(&metrics::TICKETS, "exchanged", sums.shard.tickets_exchanged);
         for (code, count) in sums.closes.entries() {
             self.count(&metrics::CLOSES, code, count);
         }

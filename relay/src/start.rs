@@ -82,7 +82,8 @@ fn plan(settings: &Settings, services: &Services) -> Result<NodePlan, Error> {
     let pass_key = Some(key.published());
     let (advertise, origin) = (node.clone(), settings.origin.to_string());
     let (id, region, capacity, level) =
-        (node.id.clone(), node.region.clone(), node.capacity, settings.level);
+        (node.id.clone(), node.region.clone(), node.sessions(), settings.level);
+    let joins_per_s = node.joins_per_s();
     let control = move |bound: SocketAddr| {
         let info = RelayInfo {
             id,
@@ -100,6 +101,7 @@ fn plan(settings: &Settings, services: &Services) -> Result<NodePlan, Error> {
             agent: AGENT.to_owned(),
             unix_us_at_zero: clock.unix_us_at_zero(),
             seed,
+            joins_per_s,
         };
         let control = RelayControl::new(settings, clock.time(Instant::now()));
         NodeControl::Relay(Box::new(control))
@@ -159,12 +161,14 @@ pub fn shard_settings(
         shard: 0,
         origin,
         agent: AGENT.to_owned(),
-        capacity: node.capacity.min(node.limits.listeners.saturating_add(node.limits.children)),
+        capacity: node.sessions(),
         open_relays: false,
         unix_us_at_zero: clock.unix_us_at_zero(),
         seed: random()?,
         redundancy: node.redundancy,
         repair: node.repair,
+        door: node.door(),
+        signer: None,
     })
 }
 
@@ -277,11 +281,6 @@ impl Services {
             }
         });
         Ok(services)
-    }
-
-    /// Runs a task for as long as the node lives.
-    pub fn run(&mut self, task: impl Future<Output = Infallible> + Send + 'static) {
-        self.tasks.spawn(task);
     }
 
     /// Steps 6 to 8: serves until a signal or a failure ends it.

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use stentor_lab::crowd::{Acks, Crowd, CrowdPlan};
+use stentor_proto::admission::DoorSettings;
 use stentor_proto::fanout::{PathSample, SessionIx};
 use stentor_proto::node::{NodeShard, ShardEffect, ShardSettings, Tick, ToShard};
 use stentor_proto::token::Verifier;
@@ -103,6 +104,8 @@ impl Server {
             seed: 1,
             redundancy: true,
             repair: true,
+            door: DoorSettings::default(),
+            signer: None,
         };
         let mut node = NodeShard::new(settings, Verifier::default(), clock.time(Instant::now()));
         let room = Subscribed {

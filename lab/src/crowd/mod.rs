@@ -378,6 +378,8 @@ fn hello(room: &str, token: Option<&String>) -> Hello {
         playout_ms: Some(100),
         last: None,
         pass: None,
+        ticket: None,
+        client_key: None,
         relay: None,
     }
 }

@@ -87,13 +87,16 @@ impl Ear {
                     ServerMessage::Room(_)
                     | ServerMessage::Alternates { .. }
                     | ServerMessage::Move { .. }
+                    | ServerMessage::Waiting(_)
+                    | ServerMessage::Redirect { .. }
                     | ServerMessage::Closing { .. }
                     | ServerMessage::Unknown,
                 )) => {}
                 Ok(Some(
                     ServerMessage::Refused { .. }
                     | ServerMessage::Placement(_)
-                    | ServerMessage::Siblings(_),
+                    | ServerMessage::Siblings(_)
+                    | ServerMessage::Admission(_),
                 ))
                 | Err(_) => {
                     heard.broken = true;
@@ -175,6 +178,8 @@ pub(super) fn hello(last: Option<(u32, u32)>) -> Bytes {
         room: super::ROOM.into(),
         token: None,
         pass: None,
+        ticket: None,
+        client_key: None,
         name: None,
         agent: None,
         playout_ms: None,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use stentor_proto::admission::DoorSettings;
 use stentor_proto::fanout::SessionIx;
 use stentor_proto::node::{
     LinkId, NodeControl, NodeShard, OriginControl, OriginSettings, RelayControl, RelaySettings,
@@ -151,6 +152,7 @@ impl Node {
             keys: vec![signer.published()],
             unix_us_at_zero: UNIX_US,
             signer: None,
+            joins_per_s: None,
         };
         let control = OriginControl::new(settings, now).map_err(|close| close.to_string())?;
         let control = NodeControl::Origin(Box::new(control));
@@ -174,6 +176,7 @@ impl Node {
             agent: "sim".into(),
             unix_us_at_zero: UNIX_US,
             seed: mix(setup.seed ^ u64::from(life), number as u64),
+            joins_per_s: None,
         };
         let control = NodeControl::Relay(Box::new(RelayControl::new(settings, now)));
         Self::new(setup, number, life, control, now)
@@ -199,6 +202,8 @@ impl Node {
                 seed: mix(setup.seed, number as u64),
                 redundancy: true,
                 repair: true,
+                door: DoorSettings::default(),
+                signer: None,
             };
             Shard::new(NodeShard::new(settings, Verifier::default(), now), setup.classes.len())
         };

@@ -59,6 +59,8 @@ impl Speaker {
             room: super::ROOM.into(),
             token: Some(signer.sign(&claims).ok()?),
             pass: None,
+            ticket: None,
+            client_key: None,
             name: None,
             agent: None,
             playout_ms: None,

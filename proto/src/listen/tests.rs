@@ -24,6 +24,8 @@ fn hello() -> Hello {
         playout_ms: None,
         last: None,
         pass: None,
+        ticket: None,
+        client_key: None,
         relay: None,
     }
 }

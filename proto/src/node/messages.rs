@@ -5,10 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::Time;
+use crate::admission::DoorTotals;
 use crate::session::SessionKey;
 use crate::wire::{
-    Close, Load, Placement, RelayInfo, Role, RoomState, Siblings, SpeechFrame, SpeechRequest,
-    Subscribed, TickKey,
+    Admission, Close, Load, Placement, RelayInfo, Role, RoomState, Siblings, SpeechFrame,
+    SpeechRequest, Subscribed, TickKey,
 };
 
 /// A tick on its way from control to every shard.
@@ -106,6 +107,15 @@ pub enum ToControl {
         children: u32,
         /// Joins since the last totals.
         joins: u32,
+        /// Its door.
+        door: DoorTotals,
+    },
+    /// Somebody is let in with a ticket, or sent elsewhere with it: is it used for the first time?
+    Redeem {
+        /// The session.
+        session: SessionKey,
+        /// The ticket's number.
+        ticket: u64,
     },
 }
 
@@ -193,6 +203,29 @@ pub enum ToShard {
     },
     /// Where this node's listeners may go.
     Siblings(Siblings),
+    /// How far the queue has been called.
+    Admission {
+        /// The origin's word.
+        admission: Admission,
+        /// How far this node's wall clock is ahead of the origin's (milliseconds).
+        ahead_ms: i64,
+        /// Whether child relays are told too.
+        pass_on: bool,
+    },
+    /// One child relay is told how far the queue has been called.
+    RelayAdmission {
+        /// The relay's session.
+        session: SessionKey,
+        /// The origin's word.
+        admission: Admission,
+    },
+    /// The answer to [`ToControl::Redeem`].
+    Redeemed {
+        /// The session.
+        session: SessionKey,
+        /// Why the ticket is refused, if it is.
+        refused: Option<Close>,
+    },
     /// Take no newcomers, and ask the listeners to move within this time.
     Drain {
         /// When the node will end.

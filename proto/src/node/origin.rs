@@ -1,19 +1,20 @@
 //! Control of an origin: rooms, the stage, the planner.
 
-mod api;
+mod admission;
 mod rooms;
 mod siblings;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-pub use self::api::{RoomCard, RoomError, RoomInfo};
 use self::rooms::OriginRoom;
 use self::siblings::Lists;
 use super::control::ControlEffect;
 use super::messages::{Tick, ToControl, ToShard};
+use super::redeem::redeem;
 use super::stats::ControlStats;
 use super::view::{NodeView, RelayView};
+use crate::admission::{DoorTotals, Spent, Watermark};
 use crate::room::{Profile, RoomStats};
 use crate::session::SessionKey;
 use crate::token::Signer;
@@ -43,6 +44,8 @@ pub struct OriginSettings {
     pub signer: Option<Signer>,
     /// The wall clock at [`Time::ZERO`]: microseconds since the Unix epoch.
     pub unix_us_at_zero: u64,
+    /// Newcomers that the origin itself admits in a second; `None` where its door stops nobody.
+    pub joins_per_s: Option<u32>,
 }
 
 /// A room as it is configured.
@@ -82,6 +85,10 @@ pub struct OriginControl {
     lists: Lists,
     sums: Sums,
     totals: BTreeMap<u16, (u32, u32)>,
+    doors: BTreeMap<u16, DoorTotals>,
+    watermark: Watermark,
+    /// Tickets redeemed at the origin.
+    spent: Spent,
     draining: bool,
     ticks: VecDeque<Tick>,
     /// How long the newest frame took from its shard to here.
@@ -116,6 +123,9 @@ impl OriginControl {
             lists: Lists::default(),
             sums: Sums::new(ORIGIN),
             totals: BTreeMap::new(),
+            doors: BTreeMap::new(),
+            watermark: Watermark::new(now),
+            spent: Spent::default(),
             draining: false,
             ticks: VecDeque::new(),
             handover: Duration::ZERO,
@@ -169,8 +179,15 @@ impl OriginControl {
             ToControl::RelayJoin { session, info } => self.relay_join(now, session, info),
             ToControl::RelayLoad { session, load } => self.relay_load(now, session, &load),
             ToControl::RelayLeave { session } => self.relay_leave(now, session),
-            ToControl::Totals { shard, listeners, children, .. } => {
+            ToControl::Totals { shard, listeners, children, door, .. } => {
                 self.totals.insert(shard, (listeners, children));
+                self.doors.insert(shard, door);
+                self.own_door(now);
+            }
+            ToControl::Redeem { session, ticket } => {
+                let unix_s = self.unix_ms(now) / 1_000;
+                let message = redeem(&mut self.spent, &mut self.stats, unix_s, session, ticket);
+                self.send_to(session, message);
             }
         }
     }
@@ -210,11 +227,13 @@ impl OriginControl {
         }
         for id in self.planner.expire(now) {
             let text = format!("the relay {id} has not reported for too long and is left out");
+            self.watermark.left(&id);
             self.effects.push_back(ControlEffect::Note { warn: true, text });
             self.sibling_left(now, &id);
         }
         self.siblings_timeout(now);
         self.sums.expire(now);
+        self.call_the_queue(now);
         self.drain_planner();
     }
 
@@ -226,7 +245,11 @@ impl OriginControl {
         if self.parked {
             return rooms.min().unwrap_or(Time::MAX);
         }
-        let others = self.planner.poll_timeout().into_iter().chain([self.lists.timeout()]);
+        let others = self
+            .planner
+            .poll_timeout()
+            .into_iter()
+            .chain([self.lists.timeout(), self.watermark.poll_timeout()]);
         rooms.chain(others).min().unwrap_or(Time::MAX)
     }
 
@@ -402,6 +425,7 @@ impl OriginControl {
                 }
                 self.sibling_joined(now, &id);
                 self.relays.insert(session, id);
+                self.tell_queue(now, session);
             }
             Err(error) => {
                 let text = format!("the relay {id} was refused: {error}");
@@ -423,9 +447,12 @@ impl OriginControl {
         };
         let drained = self.planner.relay(id).is_some_and(|view| view.draining);
         let (summed, planned) = (self.sums.handle(now, id, load), self.planner.load(now, id, load));
+        let id = id.clone();
         if load.draining && !drained {
-            let id = id.clone();
             self.sibling_left(now, &id);
+        }
+        if summed.is_ok() && planned.is_ok() {
+            self.door_reported(now, &id, load);
         }
         if summed.is_err() || planned.is_err() {
             self.stats.stale_messages += 1;
@@ -442,6 +469,7 @@ impl OriginControl {
         self.sessions.remove(&id);
         self.sums.remove(&id);
         self.pass_keys.remove(&id);
+        self.watermark.left(&id);
         self.planner.leave(now, &id);
         self.sibling_left(now, &id);
         let text = format!("the relay {id} has left");

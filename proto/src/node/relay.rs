@@ -11,12 +11,16 @@ use self::feeds::RelayRoom;
 use self::links::Link;
 use super::control::{ControlEffect, LinkId};
 use super::messages::{Tick, ToControl, ToShard};
+use super::redeem::redeem;
 use super::stats::ControlStats;
 use super::view::{NodeView, ParentView, RoomView};
+use crate::admission::{DoorTotals, Spent};
 use crate::random::Random;
 use crate::session::{Budget, SessionKey};
 use crate::tree::{Attach, Sums};
-use crate::wire::{ClientMessage, Close, CloseCode, Load, REDACTED, RelayInfo, encode_control};
+use crate::wire::{
+    Admission, ClientMessage, Close, CloseCode, DoorLoad, Load, REDACTED, RelayInfo, encode_control,
+};
 use crate::{Time, limits};
 
 /// What a relay's control is told when it starts.
@@ -34,12 +38,14 @@ pub struct RelaySettings {
     pub unix_us_at_zero: u64,
     /// Randomness for the spread of retries.
     pub seed: u64,
+    /// Newcomers that the relay admits in a second; `None` where its door stops nobody.
+    pub joins_per_s: Option<u32>,
 }
 
 /// All but the token.
 impl fmt::Debug for RelaySettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { info, token, origin, agent, unix_us_at_zero, seed } = self;
+        let Self { info, token, origin, agent, unix_us_at_zero, seed, joins_per_s } = self;
         f.debug_struct("RelaySettings")
             .field("info", info)
             .field("token", &token.as_ref().map(|_| REDACTED))
@@ -47,6 +53,7 @@ impl fmt::Debug for RelaySettings {
             .field("agent", agent)
             .field("unix_us_at_zero", unix_us_at_zero)
             .field("seed", seed)
+            .field("joins_per_s", joins_per_s)
             .finish()
     }
 }
@@ -60,8 +67,14 @@ pub struct RelayControl {
     origin: links::OriginLink,
     rooms: BTreeMap<String, RelayRoom>,
     names: BTreeMap<u32, String>,
-    /// What each shard carries: listeners, children, joins in the last second.
+    /// What each shard carries: listeners, children, joins in the last second; and its door.
     totals: BTreeMap<u16, (u32, u32, u32)>,
+    doors: BTreeMap<u16, DoorTotals>,
+    /// Tickets redeemed here.
+    spent: Spent,
+    /// The origin's last word on those who wait, and its clock.
+    queue: Option<Admission>,
+    clock: links::OriginClock,
     sums: Sums,
     children: BTreeMap<SessionKey, String>,
     /// Rooms that no parent has: until when that is believed, and what those who ask are told.
@@ -72,6 +85,7 @@ pub struct RelayControl {
     /// When silent parents are to be asked for a sign of life; never while none is.
     probe_due: Time,
     load_due: Time,
+    reported: Time,
     load_sequence: u64,
     draining: bool,
     ticks: VecDeque<Tick>,
@@ -95,11 +109,16 @@ impl RelayControl {
             rooms: BTreeMap::new(),
             names: BTreeMap::new(),
             totals: BTreeMap::new(),
+            doors: BTreeMap::new(),
+            spent: Spent::default(),
+            queue: None,
+            clock: links::OriginClock::default(),
             children: BTreeMap::new(),
             absent: BTreeMap::new(),
             asking: Budget::new(limits::NEW_ROOMS_PER_S, now),
             probe_due: Time::MAX,
             load_due: now + limits::LOAD_EVERY,
+            reported: now,
             load_sequence: 0,
             draining: false,
             ticks: VecDeque::new(),
@@ -120,7 +139,9 @@ impl RelayControl {
                 self.children.insert(session, info.id);
             }
             ToControl::RelayLoad { session, load } => match self.children.get(&session) {
-                Some(child) if self.sums.handle(now, child, &load).is_ok() => {}
+                Some(child) if self.sums.handle(now, child, &load).is_ok() => {
+                    self.report_soon(now, !load.arrivals.is_empty());
+                }
                 Some(_) | None => self.stats.stale_messages += 1,
             },
             ToControl::RelayLeave { session } => {
@@ -131,8 +152,15 @@ impl RelayControl {
                     self.sums.remove(&child);
                 }
             }
-            ToControl::Totals { shard, listeners, children, joins } => {
+            ToControl::Totals { shard, listeners, children, joins, door } => {
+                self.report_soon(now, !door.arrivals.is_empty());
                 self.totals.insert(shard, (listeners, children, joins));
+                self.doors.insert(shard, door);
+            }
+            ToControl::Redeem { session, ticket } => {
+                let unix_s = (self.settings.unix_us_at_zero + now.as_micros()) / 1_000_000;
+                let message = redeem(&mut self.spent, &mut self.stats, unix_s, session, ticket);
+                self.effects.push_back(ControlEffect::ToShard { shard: session.shard, message });
             }
             ToControl::StageJoin { session, .. } => {
                 let reason = "stage roles join at the origin, not at a relay";
@@ -232,11 +260,22 @@ impl RelayControl {
         self.totals.values().map(|t| u64::from(t.0)).sum()
     }
 
+    /// While somebody waits, and for a while after, the origin hears of it more often.
+    fn report_soon(&mut self, now: Time, waits: bool) {
+        if waits {
+            self.load_due = self.load_due.min(now.max(self.reported + limits::ADMISSION_EVERY));
+        }
+    }
+
     /// The load goes to the origin, who plans with it, and to every parent: the primary sums it, the
     /// others learn that they are not.
     fn report_load(&mut self, now: Time) {
         self.sums.expire(now);
         self.load_sequence += 1;
+        self.reported = now;
+        let own = self.doors.values().flat_map(|door| door.arrivals.iter().copied());
+        let arrivals = self.sums.arrivals(own).into_iter().collect();
+        let free = self.doors.values().map(|door| door.free).sum();
         let load = Load {
             incarnation: self.settings.info.incarnation,
             sequence: self.load_sequence,
@@ -248,6 +287,12 @@ impl RelayControl {
             parents: self.attach.in_force(),
             silent: self.silent_parents(now),
             draining: self.draining,
+            arrivals,
+            door: self.settings.joins_per_s.map(|joins_per_s| DoorLoad {
+                free,
+                joins_per_s,
+                admitted: self.spent.redeemed(),
+            }),
         };
         let bytes = encode_control(&ClientMessage::Load(load));
         let parents = self.feeding_links().map(|(link, _)| link);
@@ -292,6 +337,7 @@ mod tests {
             agent: String::new(),
             unix_us_at_zero: 0,
             seed: 0,
+            joins_per_s: Some(100),
         }
     }
 

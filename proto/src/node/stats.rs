@@ -60,6 +60,18 @@ counters! {
         returned,
         /// Re-home passes refused: their bearers came as newcomers.
         drop_bad_pass,
+        /// Listeners that a pass would have let in, but for a spent budget: they came as newcomers.
+        returns_over_budget,
+        /// Times that somebody was told to wait.
+        waited,
+        /// Of them, those who could prove nothing of themselves, and got no ticket.
+        waited_without_ticket,
+        /// Times that somebody was sent to another relay.
+        redirected,
+        /// Tickets accepted for a relay that is gone.
+        tickets_exchanged,
+        /// Tickets refused: forged, expired, another's, of another relay.
+        drop_bad_ticket,
         /// Listeners asked to move because this node drains.
         asked_to_move,
         /// Repair requests on a node whose operator has switched repair off.
@@ -124,6 +136,12 @@ counters! {
         uplinks_lost,
         /// Messages from children about a session that is gone.
         stale_messages,
+        /// Tickets redeemed: their bearers came in or were sent to another relay.
+        tickets_redeemed,
+        /// Tickets refused because they had been redeemed.
+        drop_ticket_spent,
+        /// Tickets refused because no more can be remembered as redeemed.
+        drop_ticket_table,
     }
 }
 

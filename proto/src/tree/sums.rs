@@ -37,6 +37,8 @@ struct State {
     sequence: u64,
     /// Zero while another parent is the child's primary.
     listeners: u64,
+    /// Tickets by second of arrival; none while another parent is the child's primary.
+    arrivals: Vec<(u64, u64)>,
     expires: Time,
 }
 
@@ -68,6 +70,10 @@ impl Sums {
             incarnation: load.incarnation,
             sequence: load.sequence,
             listeners: if is_primary { load.listeners_below } else { 0 },
+            arrivals: match is_primary {
+                true => load.arrivals.iter().copied().take(limits::ARRIVALS_S).collect(),
+                false => Vec::new(),
+            },
             expires: now + limits::REPORT_EXPIRY,
         };
         self.children.insert(child.to_owned(), state);
@@ -95,6 +101,22 @@ impl Sums {
     pub fn total(&self) -> u64 {
         let below = self.children.values().map(|state| state.listeners);
         below.fold(0, u64::saturating_add)
+    }
+
+    /// Adds the tickets below the children to `own`, by second of arrival; what is left are the
+    /// newest [`limits::ARRIVALS_S`] seconds.
+    #[must_use]
+    pub fn arrivals(&self, own: impl IntoIterator<Item = (u64, u64)>) -> BTreeMap<u64, u64> {
+        let mut sums: BTreeMap<u64, u64> = BTreeMap::new();
+        let below = self.children.values().flat_map(|state| state.arrivals.iter().copied());
+        for (second, count) in below.chain(own) {
+            let sum = sums.entry(second).or_default();
+            *sum = sum.saturating_add(count);
+            if sums.len() > limits::ARRIVALS_S {
+                sums.pop_first();
+            }
+        }
+        sums
     }
 
     /// Children whose states are held.
@@ -150,6 +172,23 @@ mod tests {
         assert_eq!(timeout, Time::ZERO + limits::REPORT_EXPIRY);
         sums.expire(timeout);
         assert_eq!((sums.total(), sums.children()), (0, 0));
+    }
+
+    #[test]
+    fn tickets_are_summed_by_their_second_of_arrival() {
+        let mut sums = Sums::new("a");
+        let second = |n: u64| (100 + n, 1);
+        let mut c = load(1, 0, &["a", "b"]);
+        c.arrivals = (0..limits::ARRIVALS_S as u64).map(second).collect();
+        sums.handle(Time::ZERO, "c", &c).unwrap();
+        let elsewhere = Load { arrivals: vec![(101, 9)], ..load(1, 0, &["b", "a"]) };
+        sums.handle(Time::ZERO, "d", &elsewhere).unwrap();
+        let flood = Load { arrivals: vec![(110, u64::MAX); 1_000], ..load(1, 0, &["a"]) };
+        sums.handle(Time::ZERO, "e", &flood).unwrap();
+        let arrivals = sums.arrivals([(109, 5)]);
+        assert_eq!(arrivals.len(), limits::ARRIVALS_S);
+        assert_eq!((arrivals.get(&100), arrivals[&101], arrivals[&109]), (None, 1, 6));
+        assert_eq!(arrivals[&110], u64::MAX);
     }
 
     #[test]

@@ -70,6 +70,10 @@ close_codes! {
     Draining = 0x02, "draining", Nobody;
     /// The same identity joined again from elsewhere.
     Replaced = 0x03, "replaced", Nobody;
+    /// There is no place yet; a place in the queue was told before.
+    Waiting = 0x04, "waiting", Nobody;
+    /// Another relay has room; it was named before.
+    Redirect = 0x05, "redirect", Nobody;
 
     /// A datagram or control message breaks the protocol.
     Protocol = 0x10, "protocol", Peer;
@@ -98,6 +102,18 @@ close_codes! {
     TokenRole = 0x24, "token_role", Peer;
     /// This role joins at the origin only.
     OriginOnly = 0x25, "origin_only", Peer;
+    /// The waiting ticket is forged, malformed, or for another room.
+    TicketInvalid = 0x26, "ticket_invalid", Peer;
+    /// The waiting ticket has expired.
+    TicketExpired = 0x27, "ticket_expired", Peer;
+    /// The waiting ticket was issued to somebody else.
+    TicketIdentity = 0x28, "ticket_identity", Peer;
+    /// The waiting ticket has been used.
+    TicketSpent = 0x29, "ticket_spent", Peer;
+    /// The waiting ticket is to be used at another relay.
+    TicketPlace = 0x2a, "ticket_place", Peer;
+    /// This address is for the stage and for relays.
+    StageOnly = 0x2b, "stage_only", Peer;
 
     /// There is no such room.
     NoRoom = 0x30, "no_room", Peer;

@@ -1,7 +1,6 @@
 //! Control messages: length-prefixed JSON on the session's one bidirectional stream
 //! (`docs/PROTOCOL.md` section 3).
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -105,12 +104,18 @@ pub struct Hello {
     /// The re-home pass that the former relay gave: a place among those who return.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pass: Option<Secret>,
+    /// The waiting ticket, when the client comes again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<Secret>,
+    /// A secret that an anonymous client made (32 bytes, base64url): its tickets are bound to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_key: Option<Secret>,
     /// What a relay says of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayInfo>,
 }
 
-/// All but token and pass: whoever reads a log must not be able to join with them.
+/// All but the secrets: whoever reads a log must not be able to join with them.
 impl fmt::Debug for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -124,6 +129,8 @@ impl fmt::Debug for Hello {
             playout_ms,
             last,
             pass,
+            ticket,
+            client_key,
             relay,
         } = self;
         f.debug_struct("Hello")
@@ -137,6 +144,8 @@ impl fmt::Debug for Hello {
             .field("playout_ms", playout_ms)
             .field("last", last)
             .field("pass", pass)
+            .field("ticket", ticket)
+            .field("client_key", client_key)
             .field("relay", relay)
             .finish()
     }
@@ -207,6 +216,25 @@ pub struct Load {
     /// Whether the relay drains: it is to get no new children, and those it has other parents.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
+    /// Waiting tickets by second of arrival (seconds since 1970, by the origin's clock), on the relay
+    /// and on everything below it through primary parents; at most [`limits::ARRIVALS_S`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arrivals: Vec<(u64, u64)>,
+    /// What the relay's door has left; absent from a relay without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub door: Option<DoorLoad>,
+}
+
+/// What a relay may still admit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoorLoad {
+    /// Places that newcomers may have.
+    pub free: u32,
+    /// Newcomers that it admits in a second at most.
+    pub joins_per_s: u32,
+    /// Those who waited and were admitted since the relay started.
+    #[serde(default)]
+    pub admitted: u64,
 }
 
 /// What a server or a parent says.
@@ -248,6 +276,18 @@ pub enum ServerMessage {
         #[serde(default)]
         reason: String,
     },
+    /// There is no place yet: when to come again, and where in the queue. A close follows.
+    Waiting(Waiting),
+    /// Another relay has room. A close follows.
+    Redirect {
+        /// Where to go; the ticket is for the first.
+        relays: Vec<Alternate>,
+        /// To be shown there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ticket: Option<Secret>,
+    },
+    /// How far the queue has been called; for relays, passed on down the tree.
+    Admission(Admission),
     /// The session is about to be closed, with the reason in words.
     Closing {
         /// The close code that follows.
@@ -300,6 +340,64 @@ pub struct Welcome {
     pub keys: Vec<(String, String)>,
 }
 
+/// Where a client stands in the queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// To be shown at the next attempt; absent for a client that can prove nothing of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<Secret>,
+    /// The client's number in the queue, counted from 1.
+    pub place: u64,
+    /// Those who wait, in the whole tree.
+    pub waiting: u64,
+    /// When to come again (milliseconds from here); the client adds a little at random.
+    pub retry_ms: u32,
+    /// When the client arrived, by the origin's clock (milliseconds since 1970).
+    pub arrival_ms: u64,
+    /// How long it is expected to take (milliseconds); absent if nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_ms: Option<u64>,
+}
+
+/// How far the queue has been called, from the origin to all relays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    /// The origin's clock (milliseconds since 1970).
+    pub now_ms: u64,
+    /// Whoever arrived until then has been called (milliseconds since 1970).
+    pub watermark_ms: u64,
+    /// People called in a second of late; rounded up.
+    pub rate_per_s: u32,
+    /// Those who wait, in the whole tree.
+    pub waiting: u64,
+    /// Time of arrival (milliseconds since 1970), and how many wait who arrived before it; at most
+    /// [`limits::CURVE_POINTS`], a line between two of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<(u64, u64)>,
+}
+
+impl Admission {
+    /// Whether its numbers can be true.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.curve.len() <= limits::CURVE_POINTS
+            && self.curve.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1)
+    }
+
+    /// How many of those who wait arrived before `arrival_ms`, as of when this was said.
+    #[must_use]
+    pub fn before(&self, arrival_ms: u64) -> u64 {
+        let at = self.curve.partition_point(|point| point.0 <= arrival_ms);
+        let Some(&(from, low)) = at.checked_sub(1).and_then(|at| self.curve.get(at)) else {
+            return 0;
+        };
+        let Some(&(until, high)) = self.curve.get(at) else { return low };
+        let part =
+            u128::from(high - low) * u128::from(arrival_ms - from) / u128::from(until - from);
+        low + u64::try_from(part).unwrap_or(high - low)
+    }
+}
+
 /// Another relay that a client may go to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alternate {
@@ -319,9 +417,21 @@ pub struct Siblings {
     /// one may die.
     #[serde(default)]
     pub headroom: u32,
+    /// Newcomers that each of `relays` may be sent in a second, in their order: less than its free
+    /// places where others send it some too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub free: Vec<u32>,
+    /// So many of `relays`, the first, stand in this relay's region.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub near: u8,
     /// The origin's certificate for the relay's pass key ([`crate::pass`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_none(number: &u8) -> bool {
+    *number == 0
 }
 
 /// A room that a session is in.
@@ -363,26 +473,6 @@ pub struct RoomState {
     /// Listeners in the whole tree at the time of the last sum.
     #[serde(default)]
     pub listeners: u64,
-    /// Those who wait to be let in, at the time of the last sum.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub waiting: u64,
-    /// Raised hands.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub hands: u64,
-    /// Reactions of the last second, by kind ([`limits::REACTIONS`]).
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub reactions: BTreeMap<String, u64>,
-    /// Whether the room takes no further listeners.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub locked: bool,
-    /// When somebody first came on stage (milliseconds since 1970, UTC).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub started_ms: Option<u64>,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-const fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 /// One microphone.

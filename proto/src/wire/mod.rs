@@ -11,8 +11,9 @@ mod tick;
 pub use close::{Close, CloseCode, Side};
 pub(crate) use control::REDACTED;
 pub use control::{
-    Alternate, ClientMessage, ControlDecoder, Hello, Load, Parent, Placement, RelayInfo, Role,
-    RoomState, Secret, ServerMessage, Siblings, StageEntry, Subscribed, Welcome, encode_control,
+    Admission, Alternate, ClientMessage, ControlDecoder, DoorLoad, Hello, Load, Parent, Placement,
+    RelayInfo, Role, RoomState, Secret, ServerMessage, Siblings, StageEntry, Subscribed, Waiting,
+    Welcome, encode_control,
 };
 pub use datagram::{
     Beacon, Datagram, DatagramError, Framing, RepairRequest, SpeechRequest, beacon_bytes,

@@ -28,6 +28,8 @@ pub fn hello(role: Role, room: &str) -> Hello {
         playout_ms: None,
         last: None,
         pass: None,
+        ticket: None,
+        client_key: None,
         relay: None,
     }
 }

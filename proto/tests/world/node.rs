@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use stentor_proto::Time;
+use stentor_proto::admission::DoorSettings;
 use stentor_proto::fanout::SessionIx;
 use stentor_proto::node::{
     ControlEffect, Fanout, LinkId, NodeControl, NodeShard, OriginControl, OriginSettings,
@@ -79,6 +80,7 @@ impl Node {
             capacity: 100,
             keys: vec![signer.published()],
             unix_us_at_zero: UNIX_US,
+            joins_per_s: None,
         };
         let control = OriginControl::new(settings, now).unwrap();
         Self::new(setup, "origin", NodeControl::Origin(Box::new(control)), now)
@@ -100,6 +102,7 @@ impl Node {
             agent: "world".into(),
             unix_us_at_zero: UNIX_US,
             seed: setup.seed,
+            joins_per_s: Some(1_000),
         };
         let control = RelayControl::new(settings, now);
         Self::new(setup, name, NodeControl::Relay(Box::new(control)), now)
@@ -120,6 +123,8 @@ impl Node {
                 seed: setup.seed,
                 redundancy: true,
                 repair: true,
+                door: DoorSettings::default(),
+                signer: None,
             };
             NodeShard::new(settings, Verifier::default(), now)
         };

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use stentor_proto::admission::DoorSettings;
 use stentor_proto::limits;
 
 use super::parse::{HostPort, name, socket_addr, within};
@@ -48,6 +49,8 @@ pub struct NodeSettings {
     pub redundancy: bool,
     /// Whether requests for missing ticks are answered.
     pub repair: bool,
+    /// Whether joins are shaped.
+    pub admission: bool,
     /// File for one JSON line per event.
     pub events: Option<PathBuf>,
     /// Certificate, key and trust.
@@ -110,8 +113,12 @@ pub struct LimitSettings {
     pub listeners: u32,
     /// Child relays at once.
     pub children: u32,
-    /// Joins a second.
+    /// Newcomers admitted in a second.
     pub joins_per_s: u32,
+    /// Returning listeners admitted in a second.
+    pub returns_per_s: u32,
+    /// Answers in a second to those who wait.
+    pub tickets_per_s: u32,
     /// Handshakes in flight.
     pub handshakes: u32,
 }
@@ -169,6 +176,11 @@ impl NodeSettings {
             drain: Duration::from_secs(drain_s),
             redundancy: config.redundancy.unwrap_or(true),
             repair: config.repair.unwrap_or(true),
+            admission: match config.admission.as_deref() {
+                None | Some("on") => true,
+                Some("off") => false,
+                Some(_) => return Err(sources.wrong("admission", "must be on or off")),
+            },
             events: config.events.clone(),
             tls,
             log: validate_log(sources, &config.log)?,
@@ -198,12 +210,40 @@ impl NodeSettings {
             ("capacity", format!("{} sessions", self.capacity)),
             ("listeners", format!("{} at most", self.limits.listeners)),
             ("children", format!("{} at most", self.limits.children)),
+            ("admission", if self.admission { "on".to_owned() } else { "off".to_owned() }),
+            ("joins", format!("{} a second at most", self.limits.joins_per_s)),
             ("admin", admin),
             ("tls", tls),
             ("drain", format!("{} s", self.drain.as_secs())),
         ];
         let lines = lines.map(|(key, value)| format!("\n  {key:<10} {value}"));
         format!("the configuration is right:{}", lines.concat())
+    }
+
+    /// Sessions that it carries: what its capacity and its limits both allow.
+    #[must_use]
+    pub fn sessions(&self) -> u32 {
+        self.capacity.min(self.limits.listeners.saturating_add(self.limits.children))
+    }
+
+    /// What its door lets in.
+    #[must_use]
+    pub const fn door(&self) -> DoorSettings {
+        let limits = self.limits;
+        DoorSettings {
+            on: self.admission,
+            listeners: limits.listeners,
+            joins_per_s: limits.joins_per_s,
+            returns_per_s: limits.returns_per_s,
+            tickets_per_s: limits.tickets_per_s,
+            stage_only: false,
+        }
+    }
+
+    /// Newcomers that it tells the origin it takes in a second; none where joins are not shaped.
+    #[must_use]
+    pub fn joins_per_s(&self) -> Option<u32> {
+        self.admission.then_some(self.limits.joins_per_s)
     }
 
     /// Where others reach this node once it is bound to `bound`: what the operator says, else
@@ -293,13 +333,17 @@ fn validate_limits(
     let at = |key: &'static str| move |problem: String| sources.wrong(key, problem);
     let relays = u32::try_from(limits::RELAYS).unwrap_or(u32::MAX);
     let handshakes = u32::try_from(limits::PENDING_JOINS).unwrap_or(u32::MAX);
+    let rate = |value: Option<u32>, default, key| {
+        within(value.unwrap_or(default), 1, 1_000_000).map_err(at(key))
+    };
     Ok(LimitSettings {
         listeners: within(config.listeners.unwrap_or(capacity), 0, capacity)
             .map_err(at("limits.listeners"))?,
         children: within(config.children.unwrap_or(64), 0, relays)
             .map_err(at("limits.children"))?,
-        joins_per_s: within(config.joins_per_s.unwrap_or(2_000), 1, 1_000_000)
-            .map_err(at("limits.joins_per_s"))?,
+        joins_per_s: rate(config.joins_per_s, 2_000, "limits.joins_per_s")?,
+        returns_per_s: rate(config.returns_per_s, 2_000, "limits.returns_per_s")?,
+        tickets_per_s: rate(config.tickets_per_s, 1_000, "limits.tickets_per_s")?,
         handshakes: within(config.handshakes.unwrap_or(1_024), 1, handshakes)
             .map_err(at("limits.handshakes"))?,
     })

@@ -130,6 +130,8 @@ pub(crate) fn hello(role: Role, token: Option<String>) -> Hello {
         playout_ms: Some(100),
         last: None,
         pass: None,
+        ticket: None,
+        client_key: None,
         relay: None,
     }
 }

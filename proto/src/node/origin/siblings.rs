@@ -23,6 +23,8 @@ pub(super) struct Lists {
     due: BTreeSet<String>,
     /// Relays that name fewer than they may.
     short: BTreeSet<String>,
+    /// By relay: its free places when those who name it were last told.
+    room: BTreeMap<String, u32>,
     /// The last relay that was looked at in turn.
     cursor: String,
     turn: Option<Time>,
@@ -87,6 +89,22 @@ impl OriginControl {
         self.lists.wake(now);
     }
 
+    /// A relay reports its free places: if it has filled up, or has room again, those who name it are
+    /// told soon.
+    pub(super) fn room_changed(&mut self, now: Time, id: &str, free: u32) {
+        let Some(&known) = self.lists.room.get(id) else {
+            self.lists.room.insert(id.to_owned(), free);
+            return;
+        };
+        if alike(known, free) {
+            return;
+        }
+        self.lists.room.insert(id.to_owned(), free);
+        let named_by = self.lists.shares.get(id).into_iter().flat_map(|shares| shares.keys());
+        self.lists.due.extend(named_by.cloned());
+        self.lists.wake(now);
+    }
+
     /// Looks at the lists that are due, and at some others in turn, for loads change.
     pub(super) fn siblings_timeout(&mut self, now: Time) {
         if self.lists.every.is_some_and(|at| now >= at) {
@@ -118,7 +136,11 @@ impl OriginControl {
         };
         let (listeners, capacity) = (view.load.listeners, view.capacity);
         let former = self.lists.told.get(id).map(|told| told.siblings.relays.clone());
-        let relays = self.list_for(id, former.unwrap_or_default());
+        let region = view.region.to_owned();
+        let mut relays = self.list_for(id, former.unwrap_or_default());
+        let away = |a: &Alternate| self.planner.relay(&a.relay).is_none_or(|v| v.region != region);
+        relays.sort_by_key(away);
+        let near = relays.iter().filter(|relay| !away(relay)).count();
         if relays.len() < limits::SIBLINGS {
             self.lists.short.insert(id.to_owned());
         }
@@ -127,7 +149,24 @@ impl OriginControl {
         let largest = self.lists.shares.get(id).and_then(|shares| shares.values().max().copied());
         // Half of a relay is for newcomers, however large its siblings are.
         let headroom = largest.unwrap_or(0).min(capacity / 2);
-        self.tell_siblings(now, id, relays, headroom);
+        let free = relays.iter().map(|relay| self.room_of(&relay.relay)).collect();
+        // The list is short, so that a byte holds its length.
+        let near = u8::try_from(near).unwrap_or(u8::MAX);
+        let siblings = Siblings { relays, headroom, free, near, certificate: None };
+        self.tell_siblings(now, id, siblings);
+    }
+
+    /// Newcomers that one of those who name a relay may send it in a second: its free places and what
+    /// is left of its budget, shared out among them.
+    fn room_of(&self, id: &str) -> u32 {
+        let Some(view) = self.planner.relay(id).filter(|view| !view.draining) else { return 0 };
+        let load = view.load;
+        let room = match load.door {
+            Some(door) => door.free.min(door.joins_per_s.saturating_sub(load.joins_per_s)),
+            None => view.capacity.saturating_sub(load.listeners.saturating_add(load.children)),
+        };
+        let named_by = self.lists.shares.get(id).map_or(1, BTreeMap::len);
+        room.div_ceil(u32::try_from(named_by).unwrap_or(u32::MAX).max(1))
     }
 
     /// The former list without those that are gone, and others for them.
@@ -137,6 +176,10 @@ impl OriginControl {
             view.is_some_and(|v| !v.draining && v.address == alternate.address)
         };
         let mut relays: Vec<Alternate> = former.into_iter().filter(lives).collect();
+        // A list of full relays helps no newcomer: one of them gives its place to one with room.
+        if relays.len() >= limits::SIBLINGS && relays.iter().all(|r| self.room_of(&r.relay) == 0) {
+            relays.pop();
+        }
         if relays.len() < limits::SIBLINGS {
             let mut hasher = DefaultHasher::new();
             (id, self.planner.counts().joined).hash(&mut hasher);
@@ -151,14 +194,17 @@ impl OriginControl {
         relays
     }
 
-    /// Sends a relay what changed. A headroom that changes little is not worth a message.
-    fn tell_siblings(&mut self, now: Time, id: &str, relays: Vec<Alternate>, headroom: u32) {
+    /// Sends a relay what changed. A number that changes little is not worth a message.
+    fn tell_siblings(&mut self, now: Time, id: &str, siblings: Siblings) {
         let Some(&session) = self.sessions.get(id) else { return };
         let half = Duration::from_secs(limits::CERTIFICATE_S / 2);
         if let Some(told) = self.lists.told.get(id) {
-            let changed = told.siblings.headroom.abs_diff(headroom);
-            let same = changed <= (told.siblings.headroom / 8).max(8);
-            if told.siblings.relays == relays && same && now < told.certified + half {
+            let former = &told.siblings;
+            let changed = former.headroom.abs_diff(siblings.headroom);
+            let same = changed <= (former.headroom / 8).max(8)
+                && former.relays == siblings.relays
+                && former.free.iter().zip(&siblings.free).all(|(&a, &b)| alike(a, b));
+            if same && now < told.certified + half {
                 return;
             }
         }
@@ -168,17 +214,23 @@ impl OriginControl {
             // A relay without a good key gives no passes; its listeners return as newcomers.
             certify(signer, id, key, unix_s).ok()
         });
-        let siblings = Siblings { relays, headroom, certificate };
+        let siblings = Siblings { certificate, ..siblings };
         let told = Told { siblings: siblings.clone(), certified: now };
         self.lists.told.insert(id.to_owned(), told);
         self.send_to(session, ToShard::RelaySiblings { session, siblings });
     }
 
     fn forget_lists(&mut self, id: &str) {
+        self.lists.room.remove(id);
         self.lists.told.remove(id);
         self.lists.short.remove(id);
         self.lists.name(id, &[], 0);
     }
+}
+
+/// Whether two numbers of free places are the same for those who may send someone there.
+fn alike(known: u32, free: u32) -> bool {
+    (known == 0) == (free == 0) && known.abs_diff(free) <= known / 4
 }
 
 #[cfg(test)]
@@ -239,6 +291,7 @@ mod tests {
             keys: Vec::new(),
             signer: None,
             unix_us_at_zero: 0,
+            joins_per_s: None,
         };
         let mut now = Time::ZERO;
         let mut control = OriginControl::new(settings, now).unwrap();

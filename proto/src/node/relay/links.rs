@@ -6,7 +6,7 @@ use crate::node::messages::ToShard;
 use crate::receive::FeedIx;
 use crate::tree::{AttachAction, LinkState, ORIGIN};
 use crate::wire::{
-    ClientMessage, Close, CloseCode, ControlDecoder, FEATURES, Hello, Placement, Role,
+    Admission, ClientMessage, Close, CloseCode, ControlDecoder, FEATURES, Hello, Placement, Role,
     ServerMessage, Siblings, VERSION, encode_control,
 };
 use crate::{Time, limits};
@@ -64,6 +64,8 @@ impl OriginLink {
 
 /// The first wait before the origin is called again; doubled with each failure.
 const RETRY: Duration = Duration::from_millis(250);
+/// An origin's clock that goes back further than this was set.
+const CLOCK_STEP_MS: u64 = 5_000;
 /// The longest wait.
 const RETRY_MOST: Duration = Duration::from_secs(5);
 
@@ -84,6 +86,8 @@ impl RelayControl {
             playout_ms: None,
             last: None,
             pass: None,
+            ticket: None,
+            client_key: None,
             relay: Some(self.settings.info.clone()),
         };
         let bytes = encode_control(&ClientMessage::Hello(hello));
@@ -149,8 +153,12 @@ impl RelayControl {
             ServerMessage::Room(state) => self.room_document(state),
             ServerMessage::Placement(placement) => self.placed(now, link, placement),
             ServerMessage::Siblings(siblings) => self.siblings(link, siblings),
+            ServerMessage::Admission(admission) => self.admission(now, link, admission),
             // They are for listeners.
-            ServerMessage::Alternates { .. } | ServerMessage::Move { .. } => {}
+            ServerMessage::Alternates { .. }
+            | ServerMessage::Move { .. }
+            | ServerMessage::Waiting(_)
+            | ServerMessage::Redirect { .. } => {}
             ServerMessage::Closing { name, reason, .. } => {
                 let Some(entry) = self.links.get(&link) else { return };
                 let text = format!("{} closes the session: {name}: {reason}", entry.name());
@@ -188,6 +196,24 @@ impl RelayControl {
             return;
         }
         self.effects.push_back(ControlEffect::ToShards(ToShard::Siblings(siblings)));
+    }
+
+    /// How far the queue has been called: from whichever parent says it first.
+    fn admission(&mut self, now: Time, link: LinkId, admission: Admission) {
+        let known = self.queue.as_ref().map_or(0, |queue| queue.now_ms);
+        if !admission.is_sound() || self.links.get(&link).is_none_or(|entry| !entry.up) {
+            self.stats.bad_messages += 1;
+            return;
+        }
+        // An origin that was started again counts on with its own clock.
+        if admission.now_ms <= known && known - admission.now_ms < CLOCK_STEP_MS {
+            return;
+        }
+        let own_ms = (self.settings.unix_us_at_zero + now.as_micros()) / 1_000;
+        let ahead_ms = self.clock.sample(now, own_ms, admission.now_ms);
+        self.queue = Some(admission.clone());
+        let message = ToShard::Admission { admission, ahead_ms, pass_on: true };
+        self.effects.push_back(ControlEffect::ToShards(message));
     }
 
     /// The origin gives the relay its place.
@@ -305,6 +331,28 @@ impl RelayControl {
     pub(super) fn feeds(&self, link: LinkId) -> bool {
         let name = self.links.get(&link).map(|entry| entry.to.relay());
         name.is_some_and(|name| self.attach.parents().any(|parent| parent.relay == name))
+    }
+}
+
+/// How far this node's wall clock is ahead of the origin's: the least that any message showed, for
+/// each was under way for a while.
+#[derive(Debug, Default)]
+pub(super) struct OriginClock {
+    /// The least of the present and of the former stretch of [`limits::CLOCK_MEMORY`].
+    least: [Option<i64>; 2],
+    turned: Time,
+}
+
+impl OriginClock {
+    fn sample(&mut self, now: Time, own_ms: u64, origin_ms: u64) -> i64 {
+        if now.since(self.turned) >= limits::CLOCK_MEMORY {
+            self.least = [None, self.least[0]];
+            self.turned = now;
+        }
+        let ahead = i64::try_from(i128::from(own_ms) - i128::from(origin_ms)).unwrap_or(0);
+        let least = self.least[0].map_or(ahead, |least| least.min(ahead));
+        self.least[0] = Some(least);
+        self.least[1].map_or(least, |former| former.min(least))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::admit::Entry;
 use super::{Greeting, NodeShard};
 use crate::fanout::{Class, SessionIx};
 use crate::node::messages::ToControl;
@@ -65,8 +66,8 @@ impl NodeShard {
             return Err(Close::new(CloseCode::TokenMissing, reason));
         }
         let pass = self.returning(now, &hello, claims.as_ref());
-        self.has_place(pass.is_some() || hello.role == Role::Relay)?;
-        self.authorize(now, ix, hello, claims, pass)
+        let entry = self.entry(now, ix, &hello, claims.as_ref(), pass.is_some())?;
+        self.authorize(now, ix, hello, claims, pass, entry)
     }
 
     /// Verifies a token, or finds it verified before.
@@ -90,6 +91,7 @@ impl NodeShard {
         hello: Hello,
         claims: Option<Claims>,
         pass: Option<Pass>,
+        entry: Entry,
     ) -> Result<(), Close> {
         let anonymous = claims.is_none();
         let token_expires = claims.as_ref().map(|c| self.time_of(c.ends()));
@@ -99,7 +101,6 @@ impl NodeShard {
         };
         session.state = session.state.after(Step::Authorize).unwrap_or(State::Closed);
         session.role = hello.role;
-        let returning = pass.is_some();
         let identity = match (&claims, pass) {
             (Some(claims), _) => claims.sub.clone(),
             (None, Some(pass)) => pass.sub,
@@ -113,8 +114,8 @@ impl NodeShard {
             playout: playout.min(limits::PLAYOUT_MOST),
             last: hello.last,
             anonymous,
-            returning,
             token_expires,
+            redirect: None,
         };
         let key = session.key;
         session.greeting = Some(Box::new(greeting));
@@ -131,12 +132,12 @@ impl NodeShard {
                 self.tell(ToControl::StageJoin { session: key, room, identity, name, role });
                 Ok(())
             }
-            _ => self.listen(now, key),
+            _ => self.enter(now, key, entry),
         }
     }
 
     /// A listener joins at once where the room is there; else it waits for it.
-    fn listen(&mut self, now: Time, key: SessionKey) -> Result<(), Close> {
+    pub(super) fn listen(&mut self, now: Time, key: SessionKey) -> Result<(), Close> {
         let Some(room) = self.greeting(key).map(|g| g.room.clone()) else {
             return Ok(());
         };
@@ -186,8 +187,6 @@ impl NodeShard {
         let Some(room) = self.rooms[at].as_ref().map(|room| room.info.clone()) else {
             return Ok(());
         };
-        let returning = self.greeting(key).is_some_and(|greeting| greeting.returning);
-        self.has_place(returning)?;
         let Some(session) = self.by_key(key) else {
             return Ok(());
         };
@@ -200,7 +199,9 @@ impl NodeShard {
         }
         session.state = session.state.after(Step::Join).unwrap_or(State::Closed);
         let role = session.role;
+        let reserved = std::mem::take(&mut session.reserved);
         self.deadline(key, greeting.token_expires);
+        self.reserved -= u32::from(reserved);
         self.listeners += 1;
         let pass = self.pass_for(now, &room.name, &greeting.identity, greeting.anonymous);
         self.welcomed(key, role, &greeting.identity, Some(room), None, pass);

@@ -1,5 +1,6 @@
 //! The machine of one shard: its sessions, its copy of each room, and who gets what.
 
+mod admit;
 mod hello;
 mod path;
 mod rehome;
@@ -11,14 +12,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::admit::Redirect;
 use self::rehome::Pushes;
 use self::room::ShardRoom;
 use super::messages::{Tick, ToControl, ToShard};
 use super::stats::{Closes, ShardStats};
+use crate::admission::{Door, DoorSettings};
 use crate::fanout::{Choice, Class, Place, SessionIx};
 use crate::pass::{PassKey, PassVerifier};
 use crate::session::{Budget, SessionKey, State, Step};
-use crate::token::Verifier;
+use crate::token::{Signer, Verifier};
 use crate::wire::{
     Close, CloseCode, ControlDecoder, Datagram, Framing, Role, ServerMessage, Siblings,
     encode_control, speech_request_bytes,
@@ -52,6 +55,10 @@ pub struct ShardSettings {
     pub redundancy: bool,
     /// Whether repair requests are answered.
     pub repair: bool,
+    /// This shard's share of what the node admits.
+    pub door: DoorSettings,
+    /// Signs waiting tickets at an origin; a relay signs with its pass key.
+    pub signer: Option<Signer>,
 }
 
 /// What a shard asks of its shell, besides the fan-out.
@@ -134,6 +141,8 @@ struct Session {
     greeting: Option<Box<Greeting>>,
     expires: Option<Time>,
     registered: bool,
+    /// Whether a listener's place is kept for it while it waits for its room.
+    reserved: bool,
 }
 
 /// What a hello said, kept until the room is there.
@@ -144,9 +153,9 @@ struct Greeting {
     playout: Duration,
     last: Option<(u32, u32)>,
     anonymous: bool,
-    /// Whether a re-home pass was shown.
-    returning: bool,
     token_expires: Option<Time>,
+    /// Where it goes once its ticket has been redeemed; `None` for one that comes in.
+    redirect: Option<Redirect>,
 }
 
 /// The machine of one shard.
@@ -175,6 +184,9 @@ pub struct NodeShard {
     /// Deadlines of sessions: hello, join, token expiry.
     deadlines: BTreeSet<(Time, SessionKey)>,
     siblings: Siblings,
+    door: Door,
+    /// Listeners whose places are kept while they wait for their rooms.
+    reserved: u32,
     passes: PassVerifier,
     pushes: Pushes,
     draining: bool,
@@ -192,7 +204,11 @@ impl NodeShard {
     /// A shard without sessions or rooms.
     #[must_use]
     pub fn new(settings: ShardSettings, verifier: Verifier, now: Time) -> Self {
+        let (clock, seed) = (settings.unix_us_at_zero, settings.seed);
+        let door = Door::new(settings.door, settings.shards, clock, seed, now);
         Self {
+            door,
+            reserved: 0,
             settings,
             verifier,
             tokens: BTreeMap::new(),
@@ -278,6 +294,7 @@ impl NodeShard {
             greeting: None,
             expires: Some(expires),
             registered: false,
+            reserved: false,
         });
         self.deadlines.insert((expires, key));
         self.open += 1;
@@ -412,6 +429,15 @@ impl NodeShard {
                 self.keys = keys;
             }
             ToShard::Siblings(siblings) => self.siblings(now, siblings),
+            ToShard::Admission { admission, ahead_ms, pass_on } => {
+                self.admission(now, admission, ahead_ms, pass_on);
+            }
+            ToShard::RelayAdmission { session, admission } => {
+                if self.by_key(session).is_some() {
+                    self.send(session.ix, &ServerMessage::Admission(admission));
+                }
+            }
+            ToShard::Redeemed { session, refused } => self.redeemed(now, session, refused),
             ToShard::Drain { within } => self.drain(now, within),
         }
     }
@@ -427,11 +453,7 @@ impl NodeShard {
         }
         self.push(now);
         if now >= self.totals_due {
-            self.totals_due = now + limits::TOTALS_EVERY;
-            let (listeners, children) = (self.listeners, self.children);
-            let joins = std::mem::take(&mut self.joins);
-            let shard = self.settings.shard;
-            self.tell(ToControl::Totals { shard, listeners, children, joins });
+            self.tell_totals(now);
         }
     }
 
@@ -474,7 +496,9 @@ impl NodeShard {
         if session.state == State::Closed {
             return;
         }
-        if matches!(session.state, State::Greeting | State::Authorized) {
+        // Who waits or is sent elsewhere has not been refused.
+        let turned = matches!(close.code, CloseCode::Waiting | CloseCode::Redirect);
+        if matches!(session.state, State::Greeting | State::Authorized) && !turned {
             self.stats.refused += 1;
         }
         self.closes.count(close.code);
@@ -500,6 +524,8 @@ impl NodeShard {
         let rooms = std::mem::take(&mut session.rooms);
         let registered = std::mem::take(&mut session.registered);
         let waited = session.greeting.take().map(|greeting| greeting.room);
+        let reserved = std::mem::take(&mut session.reserved);
+        self.reserved -= u32::from(reserved);
         if let Some(at) = expires {
             self.deadlines.remove(&(at, key));
         }

@@ -12,8 +12,7 @@ use crate::random::Random;
 use crate::session::{SessionKey, State, Step};
 use crate::token::Claims;
 use crate::wire::{
-    Alternate, Beacon, Close, CloseCode, Hello, Role, Secret, ServerMessage, Siblings, TickKey,
-    beacon_bytes,
+    Alternate, Beacon, Hello, Role, Secret, ServerMessage, Siblings, TickKey, beacon_bytes,
 };
 use crate::{Time, limits};
 
@@ -41,6 +40,7 @@ impl Pushes {
 impl NodeShard {
     /// Control tells where this node's listeners may go.
     pub(super) fn siblings(&mut self, now: Time, siblings: Siblings) {
+        self.door.siblings(&siblings);
         let former = std::mem::replace(&mut self.siblings, siblings);
         if self.draining {
             return;
@@ -146,22 +146,6 @@ impl NodeShard {
             None => self.stats.drop_bad_pass += 1,
         }
         pass
-    }
-
-    /// Whether the shard has a place. Newcomers are not given those that are kept for the
-    /// listeners of a relay that may die.
-    pub(super) fn has_place(&self, returning: bool) -> Result<(), Close> {
-        let capacity = self.settings.capacity;
-        let kept = self.siblings.headroom.div_ceil(u32::from(self.settings.shards.max(1)));
-        let kept = if returning { 0 } else { kept.min(capacity) };
-        if self.listeners + self.children >= capacity - kept {
-            let reason = match kept {
-                0 => format!("all {capacity} places of this node are taken"),
-                _ => format!("{kept} of {capacity} places are kept for those who return"),
-            };
-            return Err(Close::new(CloseCode::Full, reason));
-        }
-        Ok(())
     }
 
     /// Answers a probe with a beacon of the session's room.

@@ -1,0 +1,73 @@
+//! The origin's side of admission: reports in, the watermark out.
+
+use super::OriginControl;
+use crate::Time;
+use crate::node::control::ControlEffect;
+use crate::node::messages::ToShard;
+use crate::session::SessionKey;
+use crate::tree::ORIGIN;
+use crate::wire::{DoorLoad, Load};
+
+impl OriginControl {
+    /// The wall clock (milliseconds since 1970).
+    pub(super) fn unix_ms(&self, now: Time) -> u64 {
+        (self.settings.unix_us_at_zero + now.as_micros()) / 1_000
+    }
+
+    /// A relay's report says what its door has left, and who has been given tickets below it.
+    pub(super) fn door_reported(&mut self, now: Time, relay: &str, load: &Load) {
+        match load.door {
+            Some(door) => self.watermark.relay(relay, door),
+            None => self.watermark.left(relay),
+        }
+        if let Some(door) = load.door {
+            self.room_changed(now, relay, door.free);
+        }
+        if !load.arrivals.is_empty() {
+            self.count_arrivals(now);
+        }
+    }
+
+    /// The origin's own shards report theirs.
+    pub(super) fn own_door(&mut self, now: Time) {
+        if let Some(joins_per_s) = self.settings.joins_per_s {
+            let free = self.doors.values().map(|door| door.free).sum();
+            let admitted = self.spent.redeemed();
+            self.watermark.relay(ORIGIN, DoorLoad { free, joins_per_s, admitted });
+        }
+        if self.doors.values().any(|door| !door.arrivals.is_empty()) {
+            self.count_arrivals(now);
+        }
+    }
+
+    /// Calls who may come, and tells the first level and the own shards.
+    pub(super) fn call_the_queue(&mut self, now: Time) {
+        let Some(admission) = self.watermark.handle_timeout(now, self.unix_ms(now)) else { return };
+        let first = self
+            .relays
+            .iter()
+            .filter(|(_, id)| self.planner.relay(id).is_some_and(|relay| relay.level == 1));
+        let sessions: Vec<SessionKey> = first.map(|(&session, _)| session).collect();
+        for session in sessions {
+            let admission = admission.clone();
+            self.send_to(session, ToShard::RelayAdmission { session, admission });
+        }
+        let message = ToShard::Admission { admission, ahead_ms: 0, pass_on: false };
+        self.effects.push_back(ControlEffect::ToShards(message));
+    }
+
+    /// A relay that has just come learns the origin's clock, and who waits.
+    pub(super) fn tell_queue(&mut self, now: Time, session: SessionKey) {
+        let admission = self.watermark.document(self.unix_ms(now));
+        self.send_to(session, ToShard::RelayAdmission { session, admission });
+    }
+
+    fn count_arrivals(&mut self, now: Time) {
+        let own = self.doors.values().flat_map(|door| door.arrivals.iter().copied());
+        let newest = self.unix_ms(now) / 1_000 + 1;
+        for (second, tickets) in self.sums.arrivals(own) {
+            // Nobody arrives in the future, whatever a relay's clock says.
+            self.watermark.arrived(now, second.min(newest), tickets);
+        }
+    }
+}
