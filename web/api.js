@@ -5,7 +5,7 @@
 /**
  * @typedef {{identity: string, token: string, relays: Place[],
  *     origin?: {address: string, certificate_hashes?: string[]}}} Joined
- * @typedef {{ticket: string, place: number, waiting: number, retry_ms: number, arrival_ms: number}} Waiting
+ * @typedef {{ticket?: string, place: number, waiting: number, retry_ms: number, eta_ms?: number}} Waiting
  * @typedef {{room: string, title: string, topic?: string, public?: boolean,
  *     state?: 'live' | 'scheduled' | 'open', starts_at?: number | null, started_ms?: number | null,
  *     version?: number, stage?: import('./wire/control.js').OnStage[], listeners?: number,

@@ -270,7 +270,10 @@ test('who is told to wait keeps its ticket and comes when told', () => {
     assert.deepEqual(pass(listen, 15, 2_000), []);
     const [again] = pass(listen, 2_005, 2_020);
     assert.ok(again.type === 'connect' && again.hello.ticket === 't1' && again.place.relay === 'a');
-    listen.handleMessage(2_020, again.home, { type: 'redirect', relays: [place('d')], ticket: 't2' });
+    listen.handleDown(2_015, again.home, closeOf(0x27, 'expired'));
+    const [newcomer] = actions(listen);
+    assert.ok(newcomer.type === 'connect' && newcomer.hello.ticket === undefined && newcomer.place.relay === 'a');
+    listen.handleMessage(2_020, newcomer.home, { type: 'redirect', relays: [place('d')], ticket: 't2' });
     const next = actions(listen).find(({ type }) => type === 'connect');
     assert.ok(next?.type === 'connect' && next.hello.ticket === 't2' && next.place.relay === 'd');
 });

@@ -104,7 +104,7 @@ test('waits with its ticket, and says place and time', async () => {
     });
     w.visit.start();
     await w.settle();
-    assert.deepEqual(w.news.at(-1).state, { phase: 'waiting', place: 900, waiting: 5000, retryMs: 1000 });
+    assert.deepEqual(w.news.at(-1).state, { phase: 'waiting', place: 900, waiting: 5000, retryMs: 1000, etaMs: null });
     await w.pass(3_000);
     assert.deepEqual(asked.map(({ ticket }) => ticket), [undefined, 't1', 't2']);
     assert.equal(w.links.length, 1);

@@ -232,13 +232,17 @@ export class Visitor {
                 store.forgetTokens(this.model.name);
             }
         } else if (state.phase === 'waiting') {
-            this.#estimate(state.place);
+            this.#estimate(state.place, state.etaMs);
         }
         this.#set({ state });
     }
 
-    /** How long the wait will be, by the pace at which the room takes people in. @param {number} place */
-    async #estimate(place) {
+    /** How long the wait will be, by the pace at which the room takes people in. @param {number} place @param {number | null} etaMs */
+    async #estimate(place, etaMs) {
+        if (etaMs !== null) {
+            this.#set({ waitMs: etaMs });
+            return;
+        }
         try {
             const watermark = await this.#api.watermark();
             const rate = Number(watermark.rate_per_s);

@@ -12,7 +12,7 @@
 
 import { closeOf, isFinal } from '../wire/close.js';
 import { probeBytes, repairBytes } from '../wire/datagram.js';
-import { ASLEEP_MS, FEEDS, STARVED_MS, limits } from '../wire/limits.js';
+import { ASLEEP_MS, FEEDS, RETRY_SPREAD_MS, STARVED_MS, limits } from '../wire/limits.js';
 import { Moving, targets } from './moving.js';
 import { Reception } from './reception.js';
 import { Silence } from './silence.js';
@@ -39,7 +39,7 @@ import { Silence } from './silence.js';
  *     | {type: 'arrived', home: number, place: Place, cause: Cause, welcome: Welcome}
  *     | {type: 'looking', cause: Cause}
  *     | {type: 'resumed'}
- *     | {type: 'waiting', place: number, waiting: number, retryMs: number}
+ *     | {type: 'waiting', place: number, waiting: number, retryMs: number, etaMs: number}
  *     | {type: 'role_refused', close: Close}
  *     | {type: 'ended', close: Close}} Action
  */
@@ -67,6 +67,8 @@ export class Listen {
     #awake;
     /** @type {Place[]} */
     #alternates = [];
+    /** The waiting ticket, and the address at which it is good. @type {{text: string, address: string} | null} */
+    #ticket = null;
     /** @type {Moving | null} */
     #moving = null;
     #ended = false;
@@ -198,7 +200,11 @@ export class Listen {
         }
         const served = home === this.#current;
         this.#dropHome(home);
-        if (!served) {
+        if (!served && this.#ticket && close?.name.startsWith('ticket_')) {
+            // Comes again as a newcomer.
+            this.#ticket = null;
+            this.#tryAgain(now, now);
+        } else if (!served) {
             this.stats.attemptsFailed += 1;
             this.#moving?.refused(close);
         } else {
@@ -311,22 +317,33 @@ export class Listen {
     }
 
     /** A node has no place now: comes again when it says. @param {number} now @param {Home} home @param {import('../wire/control.js').Waiting} message */
-    #wait(now, home, { ticket, place, waiting, retry_ms }) {
-        this.#role.hello = { ...this.#role.hello, ticket };
+    #wait(now, home, { ticket, place, waiting, retry_ms, eta_ms }) {
+        this.#takeTicket(ticket, home.place.address);
         this.#dropHome(home);
         this.#actions.push({ type: 'leave', home: home.id });
-        this.#moving ??= new Moving(now, now, 'lost');
-        const retryMs = retry_ms * (1 + this.#random() / 4);
+        const retryMs = retry_ms + this.#random() * Math.min(retry_ms / 16, RETRY_SPREAD_MS);
+        const moving = this.#tryAgain(now, now + retryMs);
         // Who waits as told is not without a relay.
-        this.#moving.since = now;
+        moving.since = now;
+        this.#actions.push({ type: 'waiting', place, waiting, retryMs, etaMs: eta_ms ?? retryMs });
+    }
+
+    /** The node tried last is tried again. @param {number} now @param {number} at */
+    #tryAgain(now, at) {
+        this.#moving ??= new Moving(now, now, 'lost');
         this.#moving.tried = Math.max(0, this.#moving.tried - 1);
-        this.#moving.next = now + retryMs;
-        this.#actions.push({ type: 'waiting', place, waiting, retryMs });
+        this.#moving.next = at;
+        return this.#moving;
+    }
+
+    /** @param {string | undefined} text @param {string} address */
+    #takeTicket(text, address) {
+        this.#ticket = text !== undefined && text.length <= limits.TICKET_BYTES ? { text, address } : null;
     }
 
     /** A node names others to go to. @param {number} now @param {Home} home @param {import('../wire/control.js').Redirect} message */
     #redirected(now, home, { relays, ticket }) {
-        this.#role.hello = { ...this.#role.hello, ticket };
+        this.#takeTicket(ticket, relays[0]?.address ?? '');
         this.#dropHome(home);
         this.#actions.push({ type: 'leave', home: home.id });
         this.#takeAlternates(relays);
@@ -448,6 +465,7 @@ export class Listen {
         this.#probes = 0;
         this.#moving = null;
         this.#formerRole = null;
+        this.#ticket = null;
         this.stats.moved += Number(cause !== 'join' && cause !== 'role');
     }
 
@@ -491,7 +509,8 @@ export class Listen {
         this.#homes.push({ id, place, opened: now, feed: null, welcome: null, newest: 0, role });
         this.stats.attempts += 1;
         const last = this.reception?.last();
-        const hello = { ...role.hello, last, pass: role.fixed ? undefined : this.pass };
+        const ticket = this.#ticket?.address === place.address ? this.#ticket.text : undefined;
+        const hello = { ...role.hello, last, pass: role.fixed ? undefined : this.pass, ticket };
         this.#actions.push({ type: 'connect', home: id, place, hello });
     }
 

@@ -3,7 +3,7 @@
 // a clock, timers, HTTP, sessions and the decoders.
 
 import { Problem, claimsOf, isStageRole } from '../api.js';
-import { limits } from '../wire/limits.js';
+import { RETRY_SPREAD_MS, limits } from '../wire/limits.js';
 import { parseDatagram } from '../wire/datagram.js';
 import { WireError } from '../wire/bytes.js';
 import { Listen } from './listen.js';
@@ -18,7 +18,7 @@ import { SpeechSender } from './speech.js';
 /**
  * Where a visit stands.
  * @typedef {{phase: 'joining' | 'connecting' | 'live' | 'reconnecting'}
- *     | {phase: 'waiting', place: number, waiting: number, retryMs: number}
+ *     | {phase: 'waiting', place: number, waiting: number, retryMs: number, etaMs: number | null}
  *     | {phase: 'ended', name: string, reason: string}} State
  */
 /**
@@ -185,11 +185,13 @@ export class Visit {
     /** @param {Awaited<ReturnType<import('../api.js').Api['join']>>} answer */
     #joined(answer) {
         if ('waiting' in answer) {
-            const { ticket, place, waiting, retry_ms } = answer.waiting;
-            this.#who.ticket = ticket;
-            this.#shell.tell({ type: 'ticket', ticket });
-            const retryMs = retry_ms * (1 + this.#shell.random() / 4);
-            this.#tellState({ phase: 'waiting', place, waiting, retryMs });
+            const { ticket, place, waiting, retry_ms, eta_ms = null } = answer.waiting;
+            if (ticket) {
+                this.#who.ticket = ticket;
+                this.#shell.tell({ type: 'ticket', ticket });
+            }
+            const retryMs = retry_ms + this.#shell.random() * Math.min(retry_ms / 16, RETRY_SPREAD_MS);
+            this.#tellState({ phase: 'waiting', place, waiting, retryMs, etaMs: eta_ms });
             this.#after(retryMs, () => this.#join());
             return;
         }
@@ -249,8 +251,9 @@ export class Visit {
 
     /** @param {string} role @param {string} token */
     #hello(role, token) {
-        const { name } = this.#who;
-        return { role, room: this.#room, token, name, agent: 'stentor-page', playout_ms: limits.PLAYOUT };
+        const { name, client_key } = this.#who;
+        const hello = { role, room: this.#room, token, name, agent: 'stentor-page', playout_ms: limits.PLAYOUT };
+        return role === 'listener' ? { ...hello, client_key } : hello;
     }
 
     /** Fetches a fresh token in time and says hello with it, on a session beside the present one. @param {string} token */
@@ -338,8 +341,8 @@ export class Visit {
                 this.#tellState({ phase: 'live' });
                 break;
             case 'waiting': {
-                const { place, waiting, retryMs } = action;
-                this.#tellState({ phase: 'waiting', place, waiting, retryMs });
+                const { place, waiting, retryMs, etaMs } = action;
+                this.#tellState({ phase: 'waiting', place, waiting, retryMs, etaMs });
                 break;
             }
             case 'role_refused':

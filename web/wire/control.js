@@ -31,8 +31,8 @@ export class ControlError extends Error {
  *     listeners: number, waiting: number, hands: number, reactions: {[kind: string]: number},
  *     locked: boolean, started_ms?: number}} RoomDocument
  * @typedef {{type: 'closing', code: number, name: string, reason: string}} Closing
- * @typedef {{type: 'waiting', ticket: string, place: number, waiting: number, retry_ms: number,
- *     arrival_ms: number}} Waiting
+ * @typedef {{type: 'waiting', ticket?: string, place: number, waiting: number, retry_ms: number,
+ *     arrival_ms: number, eta_ms?: number}} Waiting
  * @typedef {{type: 'redirect', relays: Place[], ticket?: string}} Redirect
  * @typedef {Welcome | ({type: 'subscribed'} & Subscribed) | RoomDocument | Closing
  *     | {type: 'alternates', alternates: Place[]}
@@ -222,7 +222,8 @@ const READERS = {
     }),
     waiting: (fields) => ({
         type: 'waiting',
-        ticket: fields.text('ticket'),
+        ...fields.maybe('ticket', () => fields.text('ticket')),
+        ...fields.maybe('eta_ms', () => fields.whole('eta_ms', Number.MAX_SAFE_INTEGER)),
         place: fields.whole('place', Number.MAX_SAFE_INTEGER),
         waiting: fields.whole('waiting', Number.MAX_SAFE_INTEGER, 0),
         retry_ms: fields.whole('retry_ms', U32),

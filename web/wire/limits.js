@@ -17,6 +17,7 @@ export const limits = Object.freeze({
     CONTROL_BYTES: 16384,
     NAME_BYTES: 128,
     PASS_BYTES: 4096,
+    TICKET_BYTES: 4096,
     SIBLINGS: 8,
     REHOME_BEHIND: 5,
     REHOME_ATTEMPTS: 2,
@@ -50,6 +51,8 @@ export const BLOCK = 960;
 export const ASLEEP_MS = 1000;
 /** A session that is welcomed but starved takes over from a silent one after so long. */
 export const STARVED_MS = 1000;
+/** Who waits comes again a random time later than told: a sixteenth, and this at most. */
+export const RETRY_SPREAD_MS = 250;
 /** Sessions at once: the one that serves, and two attempts. */
 export const FEEDS = 3;
 /** Frames that wait for one speaker at most, and the least and longest that they are held, in ms. */
