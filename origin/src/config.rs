@@ -21,6 +21,10 @@ pub struct OriginConfig {
     pub verify: Vec<VerifyConfig>,
     /// The tree below this origin.
     pub tree: TreeConfig,
+    /// TCP address of the HTTP API and the page, or `off`. Default: the address of `listen`.
+    pub http: Option<String>,
+    /// Requests to the HTTP API that change something, from one address in a second. Default: 50.
+    pub http_writes_per_s: Option<u32>,
 }
 
 /// `[[rooms]]`.

@@ -1,6 +1,7 @@
 //! The origin's configuration as it is used: validated, keys read.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::Serialize;
@@ -24,6 +25,28 @@ pub struct Settings {
     pub keys: Keys,
     /// The tree below this origin.
     pub tree: TreeSettings,
+    /// The HTTP API and the page.
+    pub http: HttpSettings,
+}
+
+/// The HTTP API and the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// Where it listens.
+    pub listen: HttpListen,
+    /// Requests that change something, from one address in a second.
+    pub writes_per_s: u32,
+}
+
+/// Where the HTTP API listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpListen {
+    /// On the TCP port of the node's UDP port.
+    Node,
+    /// Elsewhere.
+    At(SocketAddr),
+    /// Nowhere.
+    Off,
 }
 
 /// One room.
@@ -100,6 +123,7 @@ impl Settings {
             rooms_on_first_use: origin.rooms_on_first_use.unwrap_or(node.tls.is_dev()),
             keys,
             tree: validate_tree(&sources, &origin.tree)?,
+            http: validate_http(&sources, &origin)?,
             node,
         })
     }
@@ -245,6 +269,22 @@ fn check_profile(profile: &CustomProfile) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+fn validate_http(sources: &Sources, origin: &OriginConfig) -> Result<HttpSettings, ConfigError> {
+    let listen = match origin.http.as_deref() {
+        None => HttpListen::Node,
+        Some("off") => HttpListen::Off,
+        Some(text) => match text.parse() {
+            Ok(address) => HttpListen::At(address),
+            Err(_) => return Err(sources.wrong("http", "must be ADDRESS:PORT, or off")),
+        },
+    };
+    let writes_per_s = origin.http_writes_per_s.unwrap_or(limits::HTTP_WRITES_PER_S);
+    if !(1..=1_000_000).contains(&writes_per_s) {
+        return Err(sources.wrong("http_writes_per_s", "must be 1 to 1000000"));
+    }
+    Ok(HttpSettings { listen, writes_per_s })
 }
 
 fn validate_tree(sources: &Sources, tree: &TreeConfig) -> Result<TreeSettings, ConfigError> {

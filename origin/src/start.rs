@@ -8,19 +8,22 @@
 //!    ([`stentor_relay::start::Services`]).
 //! 4. The rooms of the configuration are opened, the planner starts with an empty tree.
 //! 5. The node binds its UDP sockets and starts its shards.
-//! 6. `/readyz` answers 200.
-//! 7. SIGTERM, SIGINT or `POST /drain`: `/readyz` answers 503 `draining`, newcomers are refused,
+//! 6. The HTTP API and the page are bound to TCP.
+//! 7. `/readyz` answers 200.
+//! 8. SIGTERM, SIGINT or `POST /drain`: `/readyz` answers 503 `draining`, newcomers are refused,
 //!    listeners are asked to move and children are given other parents, for `drain_s` at most; a
 //!    second signal cuts that short. Then everything is dropped, in the
 //!    reverse order.
 
-use std::time::Instant;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use stentor_proto::limits;
 use stentor_proto::node::{NodeControl, OriginControl, OriginSettings, RoomSetup, ShardSettings};
 use stentor_proto::room::Profile;
-use stentor_proto::token::encode_public;
+use stentor_proto::token::{ANY_ROOM, Signer, encode_public};
 use stentor_proto::tree::PlannerSettings;
+use stentor_proto::wire::Role;
 use stentor_relay::clock::Clock;
 use stentor_relay::exit::Error;
 use stentor_relay::node::{NodePlan, RunningNode};
@@ -28,7 +31,9 @@ use stentor_relay::start::{Services, Signals, load_tls, node_plan, runtime, shar
 use stentor_relay::tls::Tls;
 
 use crate::config::{CustomProfile, ProfileConfig};
-use crate::settings::{RoomSettings, Settings};
+use crate::http::{Api, Parts};
+use crate::mint;
+use crate::settings::{HttpListen, RoomSettings, Settings};
 
 /// Runs an origin until a signal ends it.
 ///
@@ -57,7 +62,55 @@ async fn run(settings: Settings, tls: Tls) -> Result<(), Error> {
         version = env!("CARGO_PKG_VERSION"),
         "origin"
     );
+    if let Some(address) = http_address(&settings, &node) {
+        let api = Api::new(http_parts(&settings, &node)?);
+        let plain = settings.node.tls.is_dev();
+        let serving = api.bind(address, services.server_tls.clone(), plain).await?;
+        services.run(serving);
+        if plain && let Some(signer) = settings.keys.signers.first() {
+            tell_host_link(signer, address.port());
+        }
+    }
     services.serve(node, settings.node.drain, signals).await
+}
+
+/// In development mode, whoever reads the log may make rooms.
+fn tell_host_link(signer: &Signer, port: u16) {
+    let request = mint::Request {
+        room: ANY_ROOM.to_owned(),
+        role: Role::Host,
+        identity: "developer".to_owned(),
+        name: None,
+        ttl: Duration::from_secs(limits::MINT_TOKEN_S),
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    if let Ok(token) = mint::mint(signer, &request, now.as_secs()) {
+        tracing::info!(
+            "DEVELOPMENT MODE: make a room at http://localhost:{port}/new#token={token}"
+        );
+    }
+}
+
+/// Where the HTTP API listens: by default on the TCP port of the node's UDP port.
+fn http_address(settings: &Settings, node: &RunningNode) -> Option<SocketAddr> {
+    match settings.http.listen {
+        HttpListen::Off => None,
+        HttpListen::Node => Some(node.listen),
+        HttpListen::At(address) => Some(address),
+    }
+}
+
+/// What the HTTP API is made of.
+fn http_parts(settings: &Settings, node: &RunningNode) -> Result<Parts, Error> {
+    Ok(Parts {
+        commands: node.commands.clone(),
+        signer: settings.keys.signers.first().cloned(),
+        verifier: settings.keys.verifier().map_err(Error::runtime)?,
+        node: settings.node.id.clone(),
+        address: settings.node.advertised(node.listen).to_string(),
+        clock: Clock::start(),
+        writes_per_s: settings.http.writes_per_s,
+    })
 }
 
 /// What the node of an origin is made of.
@@ -96,7 +149,11 @@ fn plan(settings: &Settings, services: &Services) -> Result<NodePlan, Error> {
     })
 }
 
-fn room_setup(room: &RoomSettings) -> Result<RoomSetup, Error> {
+/// A room as control makes it.
+///
+/// # Errors
+/// When its profile breaks a limit.
+pub fn room_setup(room: &RoomSettings) -> Result<RoomSetup, Error> {
     let audible = room.audible.map_or(limits::AUDIBLE, usize::from);
     let profile = match room.profile {
         ProfileConfig::Voice => Profile::voice(),

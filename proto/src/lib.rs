@@ -14,6 +14,7 @@ pub mod admission;
 pub mod fanout;
 pub mod limits;
 pub mod listen;
+pub mod names;
 pub mod node;
 pub mod pass;
 mod random;

@@ -66,6 +66,8 @@ pub const BAD_PER_S: u32 = 20;
 pub const REASON_BYTES: usize = 256;
 /// Bytes of a room's or an identity's name.
 pub const NAME_BYTES: usize = 128;
+/// Bytes of a room's title and of its topic.
+pub const TITLE_BYTES: usize = 200;
 /// Bytes of a token (JWT).
 pub const TOKEN_BYTES: usize = 4096;
 /// Bytes of a re-home pass: a certificate and the relay's word, each with names of
@@ -161,14 +163,20 @@ pub const HEARTBEATS: [Duration; 3] =
     [Duration::from_millis(20), Duration::from_millis(40), Duration::from_millis(80)];
 /// The steady spacing of heartbeat ticks in silence.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
-/// Bytes of a room's document at most as JSON: a control message less its envelope and the digits
-/// that its counters may grow by. 64 slots of 128-byte names exceed it, so the document is measured
+/// Bytes of a room's document at most as JSON: a control message less its envelope, the digits that
+/// its counters may grow by (200), and its reactions (8 kinds of 33 bytes). 64 slots of 128-byte names exceed it, so the document is measured
 /// at each join.
-pub const ROOM_DOCUMENT_BYTES: usize = CONTROL_BYTES - 128;
+pub const ROOM_DOCUMENT_BYTES: usize = CONTROL_BYTES - 512;
 
 const _: () = assert!((AUDIBLE_ATTACK as usize) <= PRE_ROLL + 1);
 const _: () = assert!(FRAME_BURST as usize + 3 + PRE_ROLL <= PENDING_FRAMES);
 const _: () = assert!(SEQ_WINDOW == u64::BITS && FIRST_HOP_MISSING < SEQ_WINDOW as usize);
+
+// --- People in a room ------------------------------------------------------------------------
+
+/// Kinds of reactions: a fixed set, so that the sums of a room have a size.
+pub const REACTIONS: [&str; 8] =
+    ["clap", "heart", "laugh", "wow", "hundred", "agree", "disagree", "sad"];
 
 // --- Delivery --------------------------------------------------------------------------------
 
@@ -371,6 +379,10 @@ pub const CONTROL_MESSAGES_PER_TURN: usize = 1_024;
 /// Ticks that a shard keeps of rooms that control has not told it of yet: ticks wait for no message,
 /// so the first of a room may overtake it (1 s of one room and some).
 pub const EARLY_TICKS: usize = 64;
+/// Commands of the HTTP API that wait for an origin's control thread. A full queue answers "busy".
+pub const COMMANDS: usize = 1_024;
+/// Commands that control works on in one turn: ticks come first again after them.
+pub const COMMANDS_PER_TURN: usize = 64;
 /// Verified tokens that a shard remembers.
 pub const TOKEN_CACHE: usize = 4_096;
 /// Sessions that a relay holds upwards: the origin, two parents, and two being replaced.
@@ -437,6 +449,38 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const _: () = assert!(DATAGRAM_WAIT_BYTES > PEER_DATAGRAM_BYTES);
 const _: () = assert!(CONTROL_BACKLOG_BYTES >= 2 * CONTROL_BYTES);
 const _: () = assert!(WINDOW_START_BYTES <= WINDOW_MOST_BYTES);
+
+// --- HTTP API at the origin ------------------------------------------------------------------
+
+/// Connections at once; each costs about 60 KB with TLS, 240 MB together.
+pub const HTTP_CONNECTIONS: usize = 4_096;
+/// Bytes of a request's head at most: a token, a path, and what browsers add.
+pub const HTTP_HEAD_BYTES: usize = 16 * 1024;
+/// Header fields of a request at most.
+pub const HTTP_HEADERS: usize = 64;
+/// Bytes of a request's body at most.
+pub const HTTP_BODY_BYTES: usize = 64 * 1024;
+/// TLS and a request's head have arrived by then; a connection without a request is closed.
+pub const HTTP_HEAD_TIME: Duration = Duration::from_secs(10);
+/// A request is answered by then, its body's arrival included; streams of events are not bound.
+pub const HTTP_REQUEST_TIME: Duration = Duration::from_secs(15);
+/// A connection is closed by then, whatever it is doing: a stream of events is opened again.
+pub const HTTP_CONNECTION_TIME: Duration = Duration::from_secs(6 * 3_600);
+/// Requests that change something, from one address in a second and in a burst of the same size.
+pub const HTTP_WRITES_PER_S: u32 = 50;
+/// Addresses are told apart by this many counters, each 24 bytes; two that share one share its
+/// budget.
+pub const HTTP_ADDRESSES: usize = 16 * 1024;
+/// Rooms in one answer.
+pub const ROOMS_PER_PAGE: usize = 64;
+/// Relays that a newcomer is told.
+pub const JOIN_RELAYS: usize = 4;
+/// How long a listener's token of the HTTP door is good (seconds).
+pub const JOIN_TOKEN_S: u64 = 4 * 3_600;
+/// How long a token that a host mints is good by default, and at most (seconds).
+pub const MINT_TOKEN_S: u64 = 4 * 3_600;
+/// See [`MINT_TOKEN_S`].
+pub const MINT_TOKEN_MOST_S: u64 = 30 * 24 * 3_600;
 
 // --- The tree --------------------------------------------------------------------------------
 

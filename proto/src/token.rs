@@ -17,7 +17,8 @@ use crate::wire::{Close, CloseCode, Role};
 
 /// The audience (`aud`) of every token of this protocol.
 pub const AUDIENCE: &str = "stentor";
-/// The room of a relay's token: a relay carries any room.
+/// The room of a relay's token, for a relay carries any room; and of an API key, a host's token for
+/// every room.
 pub const ANY_ROOM: &str = "*";
 /// The identity in a relay's token that is good for a relay of any name: development mode's.
 pub const ANY_RELAY: &str = "*";
@@ -27,7 +28,7 @@ pub const ANY_RELAY: &str = "*";
 pub struct Claims {
     /// The identity that the token was given to.
     pub sub: String,
-    /// The exact name of the room; [`ANY_ROOM`] for a relay and for nobody else.
+    /// The exact name of the room; [`ANY_ROOM`] for a relay and in an API key.
     pub room: String,
     /// What the bearer may be.
     pub role: Role,
@@ -66,10 +67,21 @@ impl Claims {
         if self.role != role && !listens {
             return Err(TokenError::Role { held: self.role, asked: role });
         }
-        if role != Role::Relay && self.room != room {
+        if role != Role::Relay && (self.room != room || self.is_api_key()) {
             return Err(TokenError::Room);
         }
         Ok(())
+    }
+
+    /// Whether this is an API key: a host's token for every room. It is good for the HTTP API and
+    /// joins no room itself.
+    #[must_use]
+    pub fn is_api_key(&self) -> bool {
+        self.role == Role::Host && self.room == ANY_ROOM
+    }
+
+    fn is_any_room(&self) -> bool {
+        self.role == Role::Relay || self.is_api_key()
     }
 
     /// Bounds, names and times; the signature is not looked at here.
@@ -80,8 +92,9 @@ impl Claims {
         if let Some(name) = &self.name {
             check_name("name", name)?;
         }
-        if (self.role == Role::Relay) != (self.room == ANY_ROOM) {
-            return Err(TokenError::Malformed("room: * is for relays, and only *"));
+        let any = self.room == ANY_ROOM;
+        if (self.role == Role::Relay && !any) || (any && !self.is_any_room()) {
+            return Err(TokenError::Malformed("room: * is for relays and API keys"));
         }
         if now_unix_s >= self.ends() {
             return Err(TokenError::Expired { ago_s: now_unix_s.saturating_sub(self.exp) });

@@ -209,13 +209,28 @@ fn room_state() -> impl Strategy<Value = RoomState> {
     let entry = (any::<u16>(), name(), name(), role()).prop_map(|(slot, identity, name, role)| {
         StageEntry { slot, identity, name, role, muted: slot % 2 == 0 }
     });
-    (name(), any::<u64>(), name(), vec(entry, 0..6), any::<u64>()).prop_map(
-        |(room, version, title, stage, listeners)| RoomState {
+    let counts = (any::<[u64; 3]>(), any::<bool>(), option::of(any::<u64>()), 0..9_usize);
+    (name(), any::<u64>(), name(), vec(entry, 0..6), counts).prop_map(
+        |(
             room,
             version,
             title,
             stage,
-            listeners,
+            ([listeners, waiting, hands], locked, started_ms, kinds),
+        )| {
+            let reactions = limits::REACTIONS.iter().take(kinds);
+            RoomState {
+                room,
+                version,
+                title,
+                stage,
+                listeners,
+                waiting,
+                hands,
+                reactions: reactions.map(|&kind| (kind.to_owned(), listeners)).collect(),
+                locked,
+                started_ms,
+            }
         },
     )
 }

@@ -127,6 +127,14 @@ metrics_group! {
 
     /// Looks at new certificate files, by result: done or bad.
     TLS_RELOADS = Counter "stentor_tls_reloads_total" Count ["result"];
+    /// Connections to the public HTTP listener, by what became of them: served, tls_failed, slow.
+    HTTP_CONNECTIONS = Counter "stentor_http_connections_total" Count ["result"];
+    /// Requests to the HTTP API, by status: 2xx, 3xx, 4xx, 5xx.
+    HTTP_REQUESTS = Counter "stentor_http_requests_total" Count ["status"];
+    /// Requests to the HTTP API that were refused for their number: of one address (address), or
+    /// because control has too many (busy).
+    HTTP_REFUSED = Counter "stentor_http_refused_total" Count ["cause"];
+
     /// Requests to the admin listener, by status.
     ADMIN_REQUESTS = Counter "stentor_admin_requests_total" Count ["status"];
 }

@@ -15,6 +15,7 @@ use stentor_proto::node::{NodeControl, NodeShard, ShardSettings};
 use stentor_proto::token::Verifier;
 
 use crate::clock::Clock;
+use crate::command::Commands;
 use crate::fanout::{Shard, ShardPorts, ShardReport};
 use crate::quic::config::{ConfigError, SharedKeys, TransportSettings, server_config};
 use crate::quic::sys::{BindOptions, Waiter, Waker, bind, pin_to_core};
@@ -82,6 +83,8 @@ pub struct RunningNode {
     pub control: Arc<ControlReport>,
     /// Says why, when a thread has failed.
     pub failed: Receiver<String>,
+    /// The way to control, at an origin.
+    pub commands: Commands,
     keys: SharedKeys,
     transport: TransportSettings,
     tls: Vec<Reloads>,
@@ -105,11 +108,13 @@ impl RunningNode {
         let (to_control, messages) = bounded(limits::TO_CONTROL);
         let control_waiter = Waiter::new()?;
         let (failed_at, failed) = bounded(usize::from(count) + 1);
+        let (commands, commanded) = Commands::new(control_waiter.waker());
         let mut node = Self {
             listen: plan.listen,
             shards: Vec::new(),
             control: Arc::default(),
             failed,
+            commands,
             keys,
             transport: plan.transport,
             tls: Vec::new(),
@@ -172,6 +177,7 @@ impl RunningNode {
         let ports = ControlPorts {
             shards: links,
             messages,
+            commands: commanded,
             waiter: control_waiter,
             report: node.control.clone(),
             events: plan.events,

@@ -283,6 +283,11 @@ impl Services {
         Ok(services)
     }
 
+    /// Runs a task for as long as the node lives.
+    pub fn run(&mut self, task: impl Future<Output = Infallible> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
     /// Steps 6 to 8: serves until a signal or a failure ends it.
     ///
     /// # Errors

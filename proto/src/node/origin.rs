@@ -1,12 +1,14 @@
 //! Control of an origin: rooms, the stage, the planner.
 
 mod admission;
+mod api;
 mod rooms;
 mod siblings;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+pub use self::api::{RoomCard, RoomError, RoomInfo};
 use self::rooms::OriginRoom;
 use self::siblings::Lists;
 use super::control::ControlEffect;

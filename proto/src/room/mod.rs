@@ -40,7 +40,7 @@ pub struct RoomSettings {
     pub id: u32,
     /// The room's name, at most [`limits::NAME_BYTES`].
     pub name: String,
-    /// The title, at most [`limits::NAME_BYTES`].
+    /// The title, at most [`limits::TITLE_BYTES`].
     pub title: String,
     /// Whether anonymous listeners are admitted.
     pub public: bool,
@@ -61,7 +61,11 @@ pub enum SettingsError {
     #[error("tick_ms must be 20, 40 or 60")]
     Cadence,
     /// The room's name or title is too long, or the name is empty.
-    #[error("a room's name must have 1 to {0} bytes, its title at most {0}", limits::NAME_BYTES)]
+    #[error(
+        "a room's name must have 1 to {} bytes, its title at most {}",
+        limits::NAME_BYTES,
+        limits::TITLE_BYTES
+    )]
     Name,
     /// Nobody would be audible.
     #[error("audible must be 1 to {}", limits::AUDIBLE_MOST)]
@@ -258,9 +262,24 @@ impl Room {
         request
     }
 
-    /// Notes how many listen in the whole tree. Spacing such changes is the caller's part.
-    pub fn set_listeners(&mut self, listeners: u64) {
-        self.stage.set_listeners(listeners);
+    /// Changes what the document says beside the stage: counts, title, lock. Spacing such changes
+    /// is the caller's part.
+    pub fn edit(&mut self, edit: impl FnOnce(&mut RoomState)) {
+        self.stage.edit(edit);
+    }
+
+    /// Gives the room another title, or another rule for anonymous listeners.
+    ///
+    /// # Errors
+    /// [`SettingsError::Name`] when the title is too long, or fills the document together with the
+    /// names on the stage.
+    pub fn describe(&mut self, title: &str, public: bool) -> Result<(), SettingsError> {
+        if title.len() > limits::TITLE_BYTES || !self.stage.set_title(title) {
+            return Err(SettingsError::Name);
+        }
+        title.clone_into(&mut self.settings.title);
+        self.settings.public = public;
+        Ok(())
     }
 
     /// The room's document; its version rises with every change.
@@ -370,8 +389,8 @@ impl RoomSettings {
         if !limits::TICK_MS.contains(&self.tick_ms) {
             return Err(SettingsError::Cadence);
         }
-        let longest = self.name.len().max(self.title.len());
-        if self.name.is_empty() || longest > limits::NAME_BYTES {
+        let long = self.name.len() > limits::NAME_BYTES || self.title.len() > limits::TITLE_BYTES;
+        if self.name.is_empty() || long {
             return Err(SettingsError::Name);
         }
         if self.audible == 0 || self.audible > limits::AUDIBLE_MOST {

@@ -18,7 +18,7 @@ impl Stage {
                 version: 1,
                 title: title.to_owned(),
                 stage: Vec::new(),
-                listeners: 0,
+                ..RoomState::default()
             },
             next_slot: Some(1),
         }
@@ -80,11 +80,24 @@ impl Stage {
         }
     }
 
-    pub(super) fn set_listeners(&mut self, listeners: u64) {
-        if self.state.listeners != listeners {
-            self.state.listeners = listeners;
-            self.state.version += 1;
+    /// Changes the document; its version rises if anything is different.
+    pub(super) fn edit(&mut self, edit: impl FnOnce(&mut RoomState)) {
+        let former = self.state.clone();
+        edit(&mut self.state);
+        if self.state != former {
+            self.state.version = former.version + 1;
         }
+    }
+
+    /// Changes the title; false if the document would be too large with it.
+    pub(super) fn set_title(&mut self, title: &str) -> bool {
+        let former = std::mem::replace(&mut self.state.title, title.to_owned());
+        if self.is_too_large() {
+            self.state.title = former;
+            return false;
+        }
+        self.state.version += u64::from(former != title);
+        true
     }
 
     pub(super) fn slot_of(&self, identity: &str) -> Option<u16> {
@@ -162,7 +175,7 @@ mod tests {
             refused += usize::from(stage.join(&format!("{i:0128}"), &name, Role::Speaker).is_err());
         }
         assert!(refused > 0);
-        stage.set_listeners(u64::MAX);
+        stage.edit(|state| state.listeners = u64::MAX);
         let _ = encode_control(&ServerMessage::Room(stage.state().clone()));
         assert_eq!(cut(&"ä".repeat(65)).len(), 128);
         assert_eq!(cut(&format!("x{}", "ä".repeat(64))).len(), 127);

@@ -1,6 +1,7 @@
 //! Control messages: length-prefixed JSON on the session's one bidirectional stream
 //! (`docs/PROTOCOL.md` section 3).
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -473,6 +474,26 @@ pub struct RoomState {
     /// Listeners in the whole tree at the time of the last sum.
     #[serde(default)]
     pub listeners: u64,
+    /// Those who wait to be let in, at the time of the last sum.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub waiting: u64,
+    /// Raised hands.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hands: u64,
+    /// Reactions of the last second, by kind ([`limits::REACTIONS`]).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reactions: BTreeMap<String, u64>,
+    /// Whether the room takes no further listeners.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub locked: bool,
+    /// When somebody first came on stage (milliseconds since 1970, UTC).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_ms: Option<u64>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One microphone.

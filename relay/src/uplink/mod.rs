@@ -21,6 +21,7 @@ use stentor_proto::node::{
 pub use self::events::{EventLog, fingerprint};
 use self::resolve::{Resolved, Resolver};
 use crate::clock::Clock;
+use crate::command::Command;
 use crate::quic::sys::{Waiter, Waker};
 use crate::quic::{ConnId, Driver, DriverStats, Event};
 use crate::{metrics, observe};
@@ -79,6 +80,7 @@ pub struct Control {
     uplinks: Option<Uplinks>,
     shards: Vec<ShardLink>,
     messages: Receiver<ToControl>,
+    commands: Receiver<Command>,
     waiter: Waiter,
     report: Arc<ControlReport>,
     events: Option<EventLog>,
@@ -118,6 +120,8 @@ pub struct ControlPorts {
     pub shards: Vec<ShardLink>,
     /// Messages from all shards.
     pub messages: Receiver<ToControl>,
+    /// Commands of the HTTP API; at a relay there are none.
+    pub commands: Receiver<Command>,
     /// What the thread waits on.
     pub waiter: Waiter,
     /// Where it reports.
@@ -148,6 +152,7 @@ impl Control {
             uplinks,
             shards: ports.shards,
             messages: ports.messages,
+            commands: ports.commands,
             waiter: ports.waiter,
             report: ports.report,
             events: ports.events,
@@ -195,6 +200,12 @@ impl Control {
         for _ in 0..limits::CONTROL_MESSAGES_PER_TURN {
             let Ok(message) = self.messages.try_recv() else { break };
             self.node.handle_message(time, message);
+            self.pass_ticks(0);
+        }
+        if let NodeControl::Origin(origin) = &mut self.node {
+            for command in self.commands.try_iter().take(limits::COMMANDS_PER_TURN) {
+                command(origin, time);
+            }
             self.pass_ticks(0);
         }
         if time >= self.node.poll_timeout() {
@@ -377,7 +388,7 @@ impl Control {
         let due = [node, driver, Some(self.report_due)].into_iter().flatten().min();
         let due = due.unwrap_or(self.report_due);
         // The waker was reset for all that waits: what one turn did not reach is the next one's.
-        let due = if self.messages.is_empty() { due } else { now };
+        let due = if self.messages.is_empty() && self.commands.is_empty() { due } else { now };
         let timeout = Some(due.saturating_duration_since(now));
         match &self.uplinks {
             Some(uplinks) => self.waiter.wait(&[uplinks.driver.socket()], timeout)?,

@@ -21,7 +21,7 @@ impl OriginControl {
             None => self.watermark.left(relay),
         }
         if let Some(door) = load.door {
-            self.room_changed(now, relay, door.free);
+            self.room_left(now, relay, door.free);
         }
         if !load.arrivals.is_empty() {
             self.count_arrivals(now);

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::api::RoomCard;
 use super::{ControlEffect, OriginControl, RoomSetup};
 use crate::node::messages::ToShard;
 use crate::node::view::RoomView;
 use crate::room::{Room, RoomSettings};
 use crate::session::SessionKey;
-use crate::wire::{Close, CloseCode};
+use crate::wire::{Close, CloseCode, Subscribed};
 use crate::{Time, limits};
 
 /// A room of the origin.
@@ -18,8 +19,9 @@ pub(super) struct OriginRoom {
     pub(super) stage: BTreeMap<u16, SessionKey>,
     /// The version of the document that the shards have.
     pub(super) told: u64,
-    /// It is in the configuration, and stays.
-    configured: bool,
+    pub(super) card: RoomCard,
+    /// It is in the configuration or was made by name, and stays.
+    stays: bool,
     /// Shards with sessions in it.
     busy: BTreeSet<u16>,
     /// When it was last asked for or left.
@@ -53,7 +55,7 @@ impl OriginControl {
         &mut self,
         now: Time,
         setup: &RoomSetup,
-        configured: bool,
+        stays: bool,
     ) -> Result<u32, Close> {
         let id = self.next_room;
         self.next_room += 1;
@@ -74,7 +76,8 @@ impl OriginControl {
             room,
             stage: BTreeMap::new(),
             told: 0,
-            configured,
+            card: RoomCard::default(),
+            stays,
             busy: BTreeSet::new(),
             left: now,
         };
@@ -106,18 +109,31 @@ impl OriginControl {
         let unused = self.rooms.iter().filter(|(_, entry)| entry.is_unused(now));
         let unused: Vec<u32> = unused.map(|(&id, _)| id).collect();
         for id in unused {
-            let Some(entry) = self.rooms.remove(&id) else { continue };
-            let name = &entry.room.settings().name;
-            self.names.remove(name);
-            self.past += *entry.room.stats();
-            self.epoch = self.epoch.saturating_add(1);
-            let text = format!("the room {name} has ended: nobody is in it");
-            self.effects.push_back(ControlEffect::Note { warn: false, text });
             // Who has joined meanwhile finds the next room of this name by joining again.
             let close = Close::new(CloseCode::RoomTimeout, "the room was empty; join again");
-            let message = ToShard::RoomDown { room: id, close };
-            self.effects.push_back(ControlEffect::ToShards(message));
+            self.drop_room(id, close);
         }
+    }
+
+    /// Takes a room away; whoever is in it is told `close`.
+    pub(super) fn drop_room(&mut self, id: u32, close: Close) {
+        let Some(entry) = self.rooms.remove(&id) else { return };
+        let name = &entry.room.settings().name;
+        self.names.remove(name);
+        self.past += *entry.room.stats();
+        self.epoch = self.epoch.saturating_add(1);
+        for session in entry.stage.values() {
+            self.stage.remove(session);
+        }
+        let text = format!("the room {name} has ended: {}", close.reason);
+        self.effects.push_back(ControlEffect::Note { warn: false, text });
+        let message = ToShard::RoomDown { room: id, close };
+        self.effects.push_back(ControlEffect::ToShards(message));
+    }
+
+    /// Tells the shards what has changed of a room beside its document.
+    pub(super) fn room_changed(&mut self, room: Subscribed) {
+        self.effects.push_back(ControlEffect::ToShards(ToShard::RoomUp(room)));
     }
 }
 
@@ -127,9 +143,14 @@ impl OriginRoom {
         self.left = now;
     }
 
+    /// Makes it stay; false if it did already.
+    pub(super) fn keep(&mut self) -> bool {
+        !std::mem::replace(&mut self.stays, true)
+    }
+
     fn is_unused(&self, now: Time) -> bool {
         let empty = self.busy.is_empty() && self.stage.is_empty();
-        empty && !self.configured && now.since(self.left) >= limits::ROOM_UNUSED
+        empty && !self.stays && now.since(self.left) >= limits::ROOM_UNUSED
     }
 
     pub(super) fn view(&self) -> RoomView {

@@ -91,7 +91,7 @@ impl OriginControl {
 
     /// A relay reports its free places: if it has filled up, or has room again, those who name it are
     /// told soon.
-    pub(super) fn room_changed(&mut self, now: Time, id: &str, free: u32) {
+    pub(super) fn room_left(&mut self, now: Time, id: &str, free: u32) {
         let Some(&known) = self.lists.room.get(id) else {
             self.lists.room.insert(id.to_owned(), free);
             return;

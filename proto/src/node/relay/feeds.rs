@@ -265,6 +265,12 @@ impl RelayControl {
             Some(up) => info.epoch > up.info.epoch,
             None => true,
         };
+        let mut changed = false;
+        if let Some(up) = room.up.as_mut().filter(|_| !renewed) {
+            changed = up.info.title != info.title || up.info.public != info.public;
+            up.info.title.clone_from(&info.title);
+            up.info.public = info.public;
+        }
         if renewed {
             // An origin that started again may have numbered its rooms in another order.
             if let Some(old) = &room.up
@@ -287,7 +293,7 @@ impl RelayControl {
         if let Some(up) = &mut room.up {
             up.window.set_live(feed, true);
             up.heard[feed] = now;
-            if renewed {
+            if renewed || changed {
                 let message = ToShard::RoomUp(up.current());
                 self.effects.push_back(ControlEffect::ToShards(message));
             }

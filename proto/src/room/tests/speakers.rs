@@ -114,6 +114,6 @@ fn a_new_session_takes_over_and_a_leaver_is_forgotten() {
     room.leave(Time::from_millis(5), 3);
     assert_eq!(room.slot_of("id0"), None);
     assert_eq!(room.subscribed().newest, room.newest().number);
-    room.set_listeners(9);
+    room.edit(|state| state.listeners = 9);
     assert_eq!(room.state().listeners, 9);
 }
