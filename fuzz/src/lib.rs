@@ -9,6 +9,7 @@ mod machines;
 mod mutate;
 mod nodes;
 mod token;
+mod webtransport;
 mod wire;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub use machines::{planner, reception, room, window};
 pub use mutate::Mutator;
 pub use nodes::{origin, relay, shard};
 pub use token::token;
+pub use webtransport::webtransport;
 pub use wire::{control, datagram, frames, record};
 
 /// A named property of bytes.
@@ -36,8 +38,19 @@ macro_rules! targets {
 }
 
 targets![
-    datagram, frames, record, control, token, window, reception, room, planner, shard, relay,
+    datagram,
+    frames,
+    record,
+    control,
+    token,
+    window,
+    reception,
+    room,
+    planner,
+    shard,
+    relay,
     origin,
+    webtransport,
 ];
 
 impl Target {

@@ -482,6 +482,29 @@ pub const MINT_TOKEN_S: u64 = 4 * 3_600;
 /// See [`MINT_TOKEN_S`].
 pub const MINT_TOKEN_MOST_S: u64 = 30 * 24 * 3_600;
 
+// --- WebTransport ----------------------------------------------------------------------------
+
+/// Unidirectional streams that a browser has open: HTTP/3's control stream and QPACK's two (RFC 9114
+/// section 6.2 asks for no fewer). They are granted to raw QUIC, too, for a peer's ALPN is not known
+/// when its connection begins: 3 entries of a table that are never filled.
+pub const H3_UNI_STREAMS: u32 = 3;
+/// Bytes of a CONNECT request: browsers send about 300, and pages may add headers.
+pub const H3_REQUEST_BYTES: usize = 4 * 1024;
+/// Bytes of a client's SETTINGS: a browser's are some 40.
+pub const H3_SETTINGS_BYTES: usize = 1024;
+/// Bytes of one capsule: a close with the longest reason (1,024 bytes), its code and its header.
+pub const H3_CAPSULE_BYTES: usize = 1024 + 4 + 16;
+/// Bytes that a client sends in a session's life beside its control stream and datagrams: the request,
+/// SETTINGS, and what HTTP/3 makes everyone skip (GREASE, QPACK, unknown frames and capsules).
+pub const H3_OTHER_BYTES: usize = 16 * 1024;
+/// A page has this long to take the reason of a close before its connection ends.
+pub const H3_FAREWELL: Duration = Duration::from_secs(1);
+
+const _: () = assert!(
+    H3_REQUEST_BYTES + H3_SETTINGS_BYTES + H3_CAPSULE_BYTES <= H3_OTHER_BYTES
+        && H3_OTHER_BYTES <= CONTROL_WINDOW_BYTES as usize
+);
+
 // --- The tree --------------------------------------------------------------------------------
 
 /// First-level relays that the origin feeds by default: 16 × 50 ticks/s is 800 datagrams/s for each

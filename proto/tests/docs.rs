@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use stentor_proto::limits;
 use stentor_proto::wire::{
-    ALPN, ClientMessage, CloseCode, ControlDecoder, Datagram, FEATURES, Framing, Record,
-    ServerMessage, VERSION, beacon_bytes, frames, probe_bytes, repair_bytes, speech_bytes,
-    speech_request_bytes, ticks_bytes,
+    ALPN, ALPN_WEBTRANSPORT, ClientMessage, CloseCode, ControlDecoder, Datagram, FEATURES, Framing,
+    Record, ServerMessage, VERSION, WEBTRANSPORT_PATH, beacon_bytes, frames, probe_bytes,
+    repair_bytes, speech_bytes, speech_request_bytes, ticks_bytes,
 };
 
 const PAGE: &str = include_str!("../../docs/PROTOCOL.md");
@@ -68,7 +68,8 @@ fn the_limits_are_those_of_the_code() {
         FRAME_HEADER_BYTES RECORD_BYTES FRAME_BYTES RECORDS_PER_DATAGRAM EARLIER_TICKS
         FRAMES_PER_TICK FRAMES_PER_SPEECH EARLIER_FRAMES SEQ_AHEAD SEQ_JUMP_PROOFS PAUSE_BYTES TICKS_AHEAD WINDOW_TICKS RING_TICKS REPLAY_TICKS
         CONTROL_BYTES CONTROL_PER_S CHILD_CONTROL_PER_S BAD_PER_S REASON_BYTES NAME_BYTES TITLE_BYTES TOKEN_BYTES
-        TOKEN_LEEWAY_S PASS_BYTES CERTIFICATE_S PASS_S TICKET_BYTES TICKET_S ARRIVALS_S CURVE_POINTS
+        TOKEN_LEEWAY_S PASS_BYTES H3_REQUEST_BYTES H3_SETTINGS_BYTES H3_CAPSULE_BYTES H3_OTHER_BYTES
+        CERTIFICATE_S PASS_S TICKET_BYTES TICKET_S ARRIVALS_S CURVE_POINTS
         ALTERNATES SIBLINGS REHOME_BEHIND
         REHOME_ATTEMPTS PROBES
         FRAMES_PER_S SPEECH_DATAGRAMS_PER_S FRAME_BURST
@@ -78,7 +79,7 @@ fn the_limits_are_those_of_the_code() {
         UPSTREAM_SILENT REPAIR_SKEW
         SILENT_AFTER SILENT_MOST JITTER_MEMORY PROBE_EVERY PARENT_PROBE_EVERY REHOME_SPREAD REHOME_NEXT
         REHOME_ATTEMPT REHOME_PAUSE REHOME_PAUSE_MOST REHOME_GIVE_UP RETRY_LEAST RETRY_MOST ADMISSION_EVERY ADMISSION_STALE ALLOWANCE SUSPECT_EXPIRY REPAIR_DEADLINE STALE PLAYOUT PLAYOUT_MOST HELLO_DEADLINE
-        HANDSHAKE_DEADLINE MESSAGE_DEADLINE JOIN_DEADLINE LOAD_EVERY ROOM_LINGER ROOM_UNUSED IDLE_TIMEOUT
+        HANDSHAKE_DEADLINE MESSAGE_DEADLINE JOIN_DEADLINE LOAD_EVERY ROOM_LINGER ROOM_UNUSED H3_FAREWELL IDLE_TIMEOUT
     ];
     let page: Vec<(String, u128)> = rows(section("## 10"))
         .into_iter()
@@ -94,6 +95,9 @@ fn version_alpn_and_features_are_named() {
     let page = section("## 2");
     assert!(page.contains(&format!("the protocol version, {VERSION}.")));
     assert!(page.contains(&format!("ALPN is `{}`", std::str::from_utf8(ALPN).unwrap())));
+    let h3 = std::str::from_utf8(ALPN_WEBTRANSPORT).unwrap();
+    assert!(page.contains(&format!("ALPN `{h3}` on the same port")));
+    assert!(page.contains(&format!("`https://HOST:PORT{WEBTRANSPORT_PATH}`")));
     assert!(FEATURES.iter().all(|feature| page.contains(&format!("`{feature}`"))));
 }
 

@@ -85,6 +85,8 @@ metrics_group! {
 
     /// Completed QUIC handshakes with sessions of this node.
     HANDSHAKES = Counter "stentor_handshakes_total" Count [];
+    /// Of these, sessions over WebTransport.
+    WEBTRANSPORT = Counter "stentor_webtransport_sessions_total" Count [];
     /// Sessions by what became of them: joined, refused, left, waited (told when to come again; of them
     /// waited_without_ticket: could prove nothing of themselves), redirected (to another relay),
     /// return_over_budget (came with a good pass, as a newcomer after all).

@@ -14,6 +14,7 @@ use crate::fanout::ShardReport;
 use crate::metrics::{self, Metric, Published};
 use crate::node::RunningNode;
 use crate::quic::DriverStats;
+use crate::quic::webtransport::Breach;
 use crate::uplink::{ControlReport, ControlReportStats};
 
 /// How often the threads' reports are read.
@@ -164,6 +165,7 @@ impl Observer {
         self.count(&metrics::UDP_DATAGRAMS, "in", driver.packets_in);
         self.count(&metrics::UDP_DATAGRAMS, "out", driver.packets_out);
         self.count(&metrics::HANDSHAKES, "", driver.connected);
+        self.count(&metrics::WEBTRANSPORT, "", driver.webtransport);
     }
 
     /// Every drop by its cause: the machines' counters that begin with `drop_`, the driver's, and
@@ -195,11 +197,15 @@ impl Observer {
             ("datagrams_too_small", driver.datagrams_too_small),
             ("streams_refused", driver.streams_refused),
             ("control_too_slow", driver.control_too_slow),
+            ("webtransport_not_found", driver.webtransport_not_found),
             ("unknown_messages", sums.shard.unknown_messages),
             ("bad_messages", control.control.bad_messages),
             ("stale_messages", control.control.stale_messages),
         ] {
             self.count(&metrics::DROPS, cause, count);
+        }
+        for (breach, count) in Breach::ALL.into_iter().zip(driver.breaches) {
+            self.count(&metrics::DROPS, breach.name(), count);
         }
     }
 

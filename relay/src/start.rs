@@ -21,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use metrics_exporter_prometheus::PrometheusHandle;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::{ClientConfig, ServerConfig};
+use stentor_proto::limits::H3_UNI_STREAMS;
 use stentor_proto::node::{NodeControl, RelayControl, RelaySettings, ShardSettings};
 use stentor_proto::pass::PassKey;
 use stentor_proto::token::{Signer, Verifier};
@@ -134,7 +135,10 @@ pub fn node_plan(
         shards: u16::try_from(node.shards).unwrap_or(u16::MAX),
         cores: node.cores.clone().unwrap_or_default(),
         tls: (**services.server_tls.borrow()).clone(),
-        transport: TransportSettings::default(),
+        transport: TransportSettings {
+            uni_streams: H3_UNI_STREAMS,
+            ..TransportSettings::default()
+        },
         handshakes: node.limits.handshakes,
         uplinks: None,
         clock,

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use ring::digest;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use stentor_proto::wire::ALPN;
+use stentor_proto::wire::{ALPN, ALPN_WEBTRANSPORT};
 use tokio::sync::watch;
 
 use crate::config::ConfigError;
@@ -232,7 +232,7 @@ fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    Ok(Arc::new(quic::server_tls(chain, key, &[ALPN])?))
+    Ok(Arc::new(quic::server_tls(chain, key, &[ALPN, ALPN_WEBTRANSPORT])?))
 }
 
 fn client_config(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsError> {

@@ -1,4 +1,5 @@
-//! A stranger's client, written from `docs/PROTOCOL.md` alone, hears at the third level.
+//! A stranger's client, written from `docs/PROTOCOL.md` alone, hears at the third level, over raw QUIC
+//! and over WebTransport.
 #![allow(clippy::unwrap_used, reason = "helpers of tests unwrap as tests do")]
 
 use std::path::{Path, PathBuf};
@@ -26,38 +27,64 @@ fn python() -> PathBuf {
     venv
 }
 
+/// The token of a listener of the hall.
+fn token(tree: &Tree) -> String {
+    let mut token = tree.stentor("token");
+    token.args(["--room", "hall", "--role", "listener", "--identity", "stranger"]);
+    let token = Process::start(&mut token).output();
+    assert!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
+    String::from_utf8(token.stdout).unwrap().trim().to_owned()
+}
+
+/// Starts a script at the last relay.
+fn start(tree: &Tree, script: &str, file: &Path, token: &str) -> Process {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("third_party").join(script);
+    let deepest = tree.relays.last().unwrap();
+    let mut listen = Command::new(python());
+    listen
+        .arg(script)
+        .args([deepest.ip().to_string(), deepest.port().to_string(), "hall".into()])
+        .arg(LISTENED.to_string())
+        .arg(file)
+        .arg("--ca")
+        .arg(tree.dev().join("ca.pem"))
+        .args(["--token", token])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Process::start(&mut listen)
+}
+
 #[test]
-fn a_stranger_hears_at_the_third_level() {
-    let python = python();
+fn strangers_hear_at_the_third_level() {
     let tree = Tree::start(3);
     let (input, path) = tree.speech(LISTENED + 8);
     let mut speak = tree.stentor("speak");
     speak.args([tree.origin.to_string().as_str(), "hall", "--json"]).arg(&path);
     let speaker = Process::start(&mut speak);
     std::thread::sleep(Duration::from_secs(2));
-    let mut token = tree.stentor("token");
-    token.args(["--room", "hall", "--role", "listener", "--identity", "stranger"]);
-    let token = Process::start(&mut token).output();
-    assert!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
-    let token = String::from_utf8(token.stdout).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("third_party/listener.py");
-    let file = tree.dir.path().join("stranger.opus");
-    let deepest = tree.relays[2];
-    let mut listen = Command::new(&python);
-    listen
-        .arg(&script)
-        .args([deepest.ip().to_string(), deepest.port().to_string(), "hall".into()])
-        .arg(LISTENED.to_string())
-        .arg(&file)
-        .arg("--ca")
-        .arg(tree.dev().join("ca.pem"))
-        .args(["--token", token.trim()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let report = json(&Process::start(&mut listen).output());
-    assert_eq!(report["missing"], 0, "{report:#}");
-    assert!(report["ticks"].as_u64().unwrap() > 40 * LISTENED as u64, "{report:#}");
-    assert!(report["frames"].as_u64().unwrap() > 0, "{report:#}");
-    assert_heard("stranger", &input, &sound(&file), LISTENED - 1);
+    let token = token(&tree);
+    let scripts = ["listener.py", "webtransport.py"];
+    let listeners = scripts.map(|script| {
+        let file = tree.dir.path().join(script).with_extension("opus");
+        (script, start(&tree, script, &file, &token), file)
+    });
+    for (script, listener, file) in listeners {
+        let report = json(&listener.output());
+        assert_eq!(report["missing"], 0, "{script}: {report:#}");
+        assert!(report["ticks"].as_u64().unwrap() > 40 * LISTENED as u64, "{script}: {report:#}");
+        assert!(report["frames"].as_u64().unwrap() > 0, "{script}: {report:#}");
+        assert_heard(script, &input, &sound(&file), LISTENED - 1);
+    }
     drop(speaker);
+}
+
+#[test]
+fn a_stranger_over_webtransport_is_told_why_it_is_refused() {
+    let tree = Tree::start(1);
+    let output =
+        start(&tree, "webtransport.py", &tree.dir.path().join("none.opus"), "no.real.token");
+    let output = output.output();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("closed with 0x21: "), "{said}");
 }

@@ -5,15 +5,14 @@ import argparse, asyncio, json, struct, sys
 from aioquic.asyncio import QuicConnectionProtocol, connect
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, StreamDataReceived
-
 class Listener(QuicConnectionProtocol):
     ended, why, inbox, room, early = asyncio.Event(), "", b"", None, []  # one instance a process
     seen, asked, first, newest = set(), set(), 0, 0  # ticks by number
     slot, base, frames = None, 0, {}  # the speaker's frames by seq
-    def start(self, room, token):
+    def start(self, room, token, stream=0):
         hello = {"type": "hello", "version": 1, "role": "listener", "room": room, "agent": "stranger/1"}
         data = json.dumps(hello | ({"token": token} if token else {})).encode()
-        self._quic.send_stream_data(0, struct.pack(">H", len(data)) + data)  # 3.1
+        self._quic.send_stream_data(stream, struct.pack(">H", len(data)) + data)  # 3.1
         self.transmit()
     def quic_event_received(self, event):
         if isinstance(event, StreamDataReceived):
@@ -45,8 +44,10 @@ class Listener(QuicConnectionProtocol):
         if gap:  # 6.4; this listener asks once
             self.asked.update(gap)
             mask = sum(1 << (n - gap[0]) for n in gap)
-            self._quic.send_datagram_frame(struct.pack(">BxxxIIII", 3, *self.room, gap[0], mask))  # 4.4
-            self.transmit()
+            self.send(struct.pack(">BxxxIIII", 3, *self.room, gap[0], mask))  # 4.4
+    def send(self, data):
+        self._quic.send_datagram_frame(data)
+        self.transmit()
     def tick(self, clock, payload):
         at = 1
         for _ in range(payload[0]):  # 5.2, 5.3
@@ -64,7 +65,6 @@ class Listener(QuicConnectionProtocol):
                 yield from [bytes([opus[0] & 0xFC])] * max(seq - before[0] - 1, silent if silent > 2 else 0)
             before = seq, clock
             yield opus
-
 def ogg_page(packet, granule, number, flags):
     lacing = bytes([255] * (len(packet) // 255) + [len(packet) % 255])
     head = struct.pack("<4sBBQII4xB", b"OggS", 0, flags, granule, 1, number, len(lacing))
@@ -78,15 +78,15 @@ def write(path, packets):
     for i, packet in enumerate(packets, 1):
         pages.append(ogg_page(packet, 960 * i, i + 1, 4 * (i == len(packets))))
     open(path, "wb").write(b"".join(pages))
-async def main():
+async def main(listener=Listener, alpn="stentor/1"):
     parser = argparse.ArgumentParser(description=__doc__)
     for name, kind in dict(host=str, port=int, room=str, seconds=float, out=str).items():
         parser.add_argument(name, type=kind)
     parser.add_argument("--ca", help="PEM file with the certificate to trust")
     parser.add_argument("--token")
     args = parser.parse_args()
-    config = QuicConfiguration(alpn_protocols=["stentor/1"], cafile=args.ca, max_datagram_frame_size=65535)
-    async with connect(args.host, args.port, configuration=config, create_protocol=Listener) as client:
+    config = QuicConfiguration(alpn_protocols=[alpn], cafile=args.ca, max_datagram_frame_size=65535)
+    async with connect(args.host, args.port, configuration=config, create_protocol=listener) as client:
         client.start(args.room, args.token)
         await asyncio.wait([asyncio.ensure_future(client.ended.wait())], timeout=args.seconds)
         why, packets, first = client.why, list(client.packets()), client.first
@@ -95,6 +95,6 @@ async def main():
                       "frames": len(client.frames), "seconds": len(packets) / 50}))
     if packets:
         write(args.out, packets)
-    if why or not packets:
-        sys.exit(why or "nothing was heard")
-asyncio.run(main())
+    sys.exit(why or (None if packets else "nothing was heard"))
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -25,5 +25,9 @@ pub use tick::{Frame, Record, SpeechFrame, TickFlags, TickKey, frames, record_by
 pub const VERSION: u32 = 1;
 /// ALPN of raw QUIC.
 pub const ALPN: &[u8] = b"stentor/1";
+/// ALPN of WebTransport, which is HTTP/3's.
+pub const ALPN_WEBTRANSPORT: &[u8] = b"h3";
+/// The path of a WebTransport session's URL.
+pub const WEBTRANSPORT_PATH: &str = "/v1/session";
 /// Features of this release, as named in the hello.
 pub const FEATURES: [&str; 5] = ["ticks", "repair", "replay", "probe", "move"];

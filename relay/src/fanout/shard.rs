@@ -15,7 +15,7 @@ use stentor_proto::limits;
 use stentor_proto::node::{
     Closes, Fanout, NodeShard, ShardEffect, ShardStats, Tick, ToControl, ToShard,
 };
-use stentor_proto::wire::{CloseCode, Framing};
+use stentor_proto::wire::{ALPN_WEBTRANSPORT, CloseCode, Framing};
 
 use crate::clock::Clock;
 use crate::observe;
@@ -288,9 +288,13 @@ impl Shard {
             count += 1;
             let time = self.clock.time(now);
             match event {
-                Event::Connected { conn, .. } => {
+                Event::Connected { conn, alpn, .. } => {
                     self.open.insert(conn);
-                    self.node.handle_open(time, conn, Framing::Quic);
+                    let framing = match alpn.as_ref() == ALPN_WEBTRANSPORT {
+                        true => Framing::WebTransport,
+                        false => Framing::Quic,
+                    };
+                    self.node.handle_open(time, conn, framing);
                 }
                 Event::Control { conn, bytes } => self.node.handle_control(time, conn, &bytes),
                 Event::ControlFinished { conn } => self.node.handle_control_finished(conn),

@@ -103,7 +103,8 @@ pub struct TransportSettings {
     pub idle: Duration,
     /// Sends a PING after this much silence.
     pub keep_alive: Option<Duration>,
-    /// Unidirectional streams that a peer may open: 0, or the 3 of HTTP/3.
+    /// Unidirectional streams that a peer may open: 0, or the 3 of HTTP/3, which a peer must be
+    /// granted before its ALPN is known. One that speaks raw QUIC has them refused.
     pub uni_streams: u32,
     /// How often datagrams are acknowledged, where the peer knows the ACK frequency extension.
     pub acks: Acks,

@@ -8,13 +8,17 @@ use bytes::Bytes;
 use quinn_proto::crypto::rustls::HandshakeData;
 use quinn_proto::{
     Connection, Dir, Event as ProtoEvent, ReadError, SendDatagramError, Side, StreamEvent,
-    StreamId, Transmit, VarInt, WriteError,
+    StreamId, Transmit, WriteError,
 };
 use stentor_proto::limits::{CONTROL_BACKLOG_BYTES, PEER_DATAGRAM_BYTES};
 use stentor_proto::wire::CloseCode;
 
 use super::event::{CloseReason, ClosedBy, ConnId, DriverStats, Event, Outcome, SendControlError};
 use super::sys::{Marks, SourceProbe};
+use super::webtransport::Breach;
+use h3::H3;
+
+mod h3;
 
 /// What connections report to their driver.
 #[derive(Default)]
@@ -25,12 +29,14 @@ pub(super) struct Outbox {
     pub(super) open: usize,
 }
 
-/// Where a connection is in its life: handshaking → open → closed, or handshaking → closed.
+/// Where a connection is in its life: handshaking → open → closed, or handshaking → closed. The
+/// opening of a WebTransport session counts as part of the handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Handshaking,
     Open,
-    /// quinn-proto still answers stray packets until it is drained.
+    /// quinn-proto still answers stray packets until it is drained; before that, a WebTransport
+    /// session lingers until the peer has its reason.
     Closed,
 }
 
@@ -42,8 +48,9 @@ pub(super) struct Entry {
     pub(super) dirty: bool,
     /// A datagram waits inside quinn-proto.
     waiting: bool,
-    /// When a peer's handshake is given up; none once it is over, and for our own.
-    pub(super) handshake_due: Option<Instant>,
+    /// When a peer's handshake is given up, or the farewell of its WebTransport session; none in
+    /// between, and for our own.
+    pub(super) due: Option<Instant>,
     /// The caller knows this connection, and is to be told its end.
     known: bool,
     /// `Event::Closed` has been taken, or is not owed.
@@ -54,6 +61,8 @@ pub(super) struct Entry {
     control: Option<StreamId>,
     backlog: VecDeque<Bytes>,
     backlog_bytes: usize,
+    /// What a WebTransport session has beside its control stream.
+    h3: Option<Box<H3>>,
     /// `send_buffer_space()` of an empty datagram buffer.
     empty_space: usize,
     /// The peer address towards which the routing table chooses this connection's source by itself.
@@ -72,13 +81,14 @@ impl Entry {
             state: State::Handshaking,
             dirty: false,
             waiting: false,
-            handshake_due: None,
+            due: None,
             farewell: false,
             drained: false,
             control_stopped: false,
             control: None,
             backlog: VecDeque::new(),
             backlog_bytes: 0,
+            h3: None,
             empty_space,
             routed_to: None,
             route_check: None,
@@ -108,9 +118,14 @@ impl Entry {
                 ProtoEvent::Connected => self.connected(now, conn, outbox),
                 ProtoEvent::ConnectionLost { reason } => self.closed(conn, reason.into(), outbox),
                 ProtoEvent::DatagramReceived => self.receive(conn, received_ns, outbox),
-                ProtoEvent::Stream(event) => self.stream(conn, event, outbox),
+                ProtoEvent::Stream(event) => {
+                    if let Err(breach) = self.stream(now, conn, event, outbox) {
+                        self.breach(now, conn, breach, outbox);
+                    }
+                }
+                ProtoEvent::HandshakeDataReady => self.protocol_known(),
                 // Whether a datagram waits is seen in the buffer itself, after each transmit.
-                ProtoEvent::DatagramsUnblocked | ProtoEvent::HandshakeDataReady => {}
+                ProtoEvent::DatagramsUnblocked => {}
             }
         }
     }
@@ -200,7 +215,8 @@ impl Entry {
         Ok(())
     }
 
-    /// Closes the connection from this side.
+    /// Closes the connection from this side. A WebTransport session is told why first, and `due` then
+    /// says for how long.
     pub(super) fn close(
         &mut self,
         now: Instant,
@@ -209,8 +225,13 @@ impl Entry {
         reason: &str,
         outbox: &mut Outbox,
     ) {
-        let text = Bytes::copy_from_slice(reason.as_bytes());
-        self.quic.close(now, VarInt::from_u32(code), text);
+        if self.state == State::Closed {
+            return;
+        }
+        if !self.say_farewell(now, code, reason) {
+            let code = self.wire_code(code);
+            self.quic.close(now, code, Bytes::copy_from_slice(reason.as_bytes()));
+        }
         let reason =
             CloseReason { code: Some(code.into()), text: reason.to_owned(), by: ClosedBy::Local };
         self.closed(conn, reason, outbox);
@@ -228,20 +249,28 @@ impl Entry {
             self.close(now, conn, code, &reason, outbox);
             return;
         }
+        if self.h3.is_none() {
+            self.open(conn, outbox);
+            self.open_control();
+        }
+    }
+
+    /// The session can be used from here on.
+    fn open(&mut self, conn: ConnId, outbox: &mut Outbox) {
         self.state = State::Open;
         self.known = true;
         outbox.handshaking -= 1;
         outbox.open += 1;
         outbox.stats.connected += 1;
-        let alpn = self
-            .quic
-            .crypto_session()
-            .handshake_data()
-            .and_then(|data| data.downcast::<HandshakeData>().ok())
-            .and_then(|data| data.protocol)
-            .map_or_else(Bytes::new, Bytes::from);
+        outbox.stats.webtransport += u64::from(self.h3.is_some());
+        let alpn = self.alpn();
         outbox.events.push_back(Event::Connected { conn, peer: self.quic.remote_address(), alpn });
-        self.open_control();
+    }
+
+    fn alpn(&self) -> Bytes {
+        let data = self.quic.crypto_session().handshake_data();
+        let data = data.and_then(|data| data.downcast::<HandshakeData>().ok());
+        data.and_then(|data| data.protocol).map_or_else(Bytes::new, Bytes::from)
     }
 
     /// Tells the end of the connection, once, to a caller who knows it.
@@ -272,17 +301,25 @@ impl Entry {
         }
     }
 
-    fn stream(&mut self, conn: ConnId, event: StreamEvent, outbox: &mut Outbox) {
+    fn stream(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        event: StreamEvent,
+        outbox: &mut Outbox,
+    ) -> Result<(), Breach> {
         match event {
-            StreamEvent::Opened { dir } => self.accept_streams(conn, dir, outbox),
             StreamEvent::Readable { id } if self.control == Some(id) => {
-                self.read_control(conn, outbox);
+                self.read_control(conn, outbox)?;
             }
             StreamEvent::Writable { id } if self.control == Some(id) => self.write_control(),
             StreamEvent::Stopped { id, .. } if self.control == Some(id) => self.control_lost(),
+            event if self.h3.is_some() => self.h3_stream(now, conn, event, outbox)?,
+            StreamEvent::Opened { dir } => self.accept_streams(conn, dir, outbox)?,
             StreamEvent::Available { dir: Dir::Bi } => self.open_control(),
             _ => {}
         }
+        Ok(())
     }
 
     /// A client opens the control stream as soon as the server allows one.
@@ -298,51 +335,64 @@ impl Entry {
     }
 
     /// A server takes the first bidirectional stream for control; every other stream is refused.
-    fn accept_streams(&mut self, conn: ConnId, dir: Dir, outbox: &mut Outbox) {
+    fn accept_streams(
+        &mut self,
+        conn: ConnId,
+        dir: Dir,
+        outbox: &mut Outbox,
+    ) -> Result<(), Breach> {
         while let Some(id) = self.quic.streams().accept(dir) {
-            if dir == Dir::Bi && self.quic.side() == Side::Server && self.control.is_none() {
-                self.control = Some(id);
-                self.read_control(conn, outbox);
-                self.write_control();
-                continue;
+            match dir == Dir::Bi && self.quic.side() == Side::Server && self.control.is_none() {
+                true => self.accept_control(conn, id, outbox)?,
+                false => self.refuse_stream(id, outbox),
             }
-            outbox.stats.streams_refused += 1;
-            let code = VarInt::from_u32(CloseCode::Protocol as u32);
-            // Either fails only on a stream that is closed already, which is what is wanted.
-            let _ = self.quic.recv_stream(id).stop(code);
-            if dir == Dir::Bi {
-                let _ = self.quic.send_stream(id).reset(code);
-            }
+        }
+        Ok(())
+    }
+
+    fn accept_control(
+        &mut self,
+        conn: ConnId,
+        id: StreamId,
+        outbox: &mut Outbox,
+    ) -> Result<(), Breach> {
+        self.control = Some(id);
+        self.read_control(conn, outbox)?;
+        self.write_control();
+        Ok(())
+    }
+
+    fn refuse_stream(&mut self, id: StreamId, outbox: &mut Outbox) {
+        outbox.stats.streams_refused += 1;
+        let code = self.wire_code(CloseCode::Protocol as u32);
+        // Either fails only on a stream that is closed already, which is what is wanted.
+        let _ = self.quic.recv_stream(id).stop(code);
+        if id.dir() == Dir::Bi {
+            let _ = self.quic.send_stream(id).reset(code);
         }
     }
 
-    fn read_control(&mut self, conn: ConnId, outbox: &mut Outbox) {
-        let Some(id) = self.control else { return };
-        let mut stream = self.quic.recv_stream(id);
-        let Ok(mut chunks) = stream.read(true) else {
-            return;
-        };
-        loop {
-            // As much as waits: the flow-control window bounds it.
-            match chunks.next(usize::MAX) {
-                Ok(Some(chunk)) if self.state == State::Open => {
-                    if !chunk.bytes.is_empty() {
-                        let bytes = chunk.bytes;
-                        outbox.events.push_back(Event::Control { conn, bytes });
-                    }
-                }
-                Ok(Some(_)) => {}
-                Ok(None) | Err(ReadError::Reset(_)) => {
-                    if self.state == State::Open {
-                        outbox.events.push_back(Event::ControlFinished { conn });
-                    }
-                    break;
-                }
-                Err(ReadError::Blocked) => break,
-            }
+    fn read_control(&mut self, conn: ConnId, outbox: &mut Outbox) -> Result<(), Breach> {
+        let Some(id) = self.control else { return Ok(()) };
+        if self.h3.is_some() && self.state == State::Handshaking {
+            // It waits, within its flow-control window, for the session to open.
+            return Ok(());
         }
-        // The connection is polled for packets after every input anyway.
-        let _ = chunks.finalize();
+        let (state, h3) = (self.state, &mut self.h3);
+        let finished = read(&mut self.quic, id, |bytes| {
+            let bytes = match h3 {
+                Some(h3) if state == State::Open => h3.control(bytes)?,
+                _ => Some(bytes),
+            };
+            if let Some(bytes) = bytes.filter(|_| state == State::Open) {
+                outbox.events.push_back(Event::Control { conn, bytes });
+            }
+            Ok(())
+        })?;
+        if finished && state == State::Open {
+            outbox.events.push_back(Event::ControlFinished { conn });
+        }
+        Ok(())
     }
 
     fn write_control(&mut self) {
@@ -369,6 +419,28 @@ impl Entry {
         self.backlog = VecDeque::new();
         self.backlog_bytes = 0;
     }
+}
+
+/// Hands all that waits in a stream to `each`, in order; whether the stream has ended.
+fn read(
+    quic: &mut Connection,
+    id: StreamId,
+    mut each: impl FnMut(Bytes) -> Result<(), Breach>,
+) -> Result<bool, Breach> {
+    let mut stream = quic.recv_stream(id);
+    let Ok(mut chunks) = stream.read(true) else { return Ok(false) };
+    let finished = loop {
+        // As much as waits: the flow-control window bounds it.
+        match chunks.next(usize::MAX) {
+            Ok(Some(chunk)) if chunk.bytes.is_empty() => {}
+            Ok(Some(chunk)) => each(chunk.bytes)?,
+            Ok(None) | Err(ReadError::Reset(_)) => break true,
+            Err(ReadError::Blocked) => break false,
+        }
+    };
+    // The connection is polled for packets after every input anyway.
+    let _ = chunks.finalize();
+    Ok(finished)
 }
 
 /// The marks that quinn-proto wants on a packet.

@@ -38,8 +38,8 @@ pub(super) struct Engine {
     dirty: Vec<u32>,
     due: Vec<u32>,
     pub(super) timers: Timers,
-    /// Deadlines of the handshakes that peers began.
-    handshakes: BTreeSet<(Instant, u32)>,
+    /// Deadlines of the handshakes that peers began, and of the farewells of WebTransport sessions.
+    deadlines: BTreeSet<(Instant, u32)>,
     batch: SendBatch,
     probe: SourceProbe,
     pub(super) outbox: Outbox,
@@ -65,7 +65,7 @@ impl Engine {
             dirty: Vec::new(),
             due: Vec::new(),
             timers: Timers::new(now),
-            handshakes: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
             batch,
             probe: SourceProbe::default(),
             outbox: Outbox::default(),
@@ -167,24 +167,29 @@ impl Engine {
             }
         }
         self.due = due;
-        while let Some(&(at, index)) = self.handshakes.first()
+        while let Some(&(at, index)) = self.deadlines.first()
             && at <= now
         {
-            self.handshakes.pop_first();
+            self.deadlines.pop_first();
             self.give_up(now, index);
         }
     }
 
     /// When `handle_timeouts` is to be called next.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        let handshake = self.handshakes.first().map(|(at, _)| *at);
-        self.timers.next().into_iter().chain(handshake).min()
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        self.timers.next().into_iter().chain(deadline).min()
     }
 
-    /// Ends a handshake that takes too long: it holds as much memory as a listener.
+    /// Ends a handshake that takes too long, for it holds as much memory as a listener, or a farewell.
     fn give_up(&mut self, now: Instant, index: u32) {
         let Some(entry) = self.entry_mut(index) else { return };
-        entry.handshake_due = None;
+        entry.due = None;
+        if entry.lingers() {
+            entry.end(now);
+            self.mark(index);
+            return;
+        }
         self.outbox.stats.handshakes_slow += 1;
         let code = CloseCode::NoHello as u32;
         self.close(now, ConnId(index), code, "the handshake did not end in time");
@@ -241,6 +246,9 @@ impl Engine {
     pub(super) fn close(&mut self, now: Instant, conn: ConnId, code: u32, reason: &str) {
         if let Some(Some(entry)) = self.entries.get_mut(conn.0 as usize) {
             entry.close(now, conn, code, reason, &mut self.outbox);
+            if let Some(due) = entry.due {
+                self.deadlines.insert((due, conn.0));
+            }
             self.mark(conn.0);
         }
     }
@@ -322,8 +330,8 @@ impl Engine {
                 let conn = self.insert(handle, quic);
                 let due = now + HANDSHAKE_DEADLINE;
                 if let Some(entry) = self.entry_mut(conn.0) {
-                    entry.handshake_due = Some(due);
-                    self.handshakes.insert((due, conn.0));
+                    entry.due = Some(due);
+                    self.deadlines.insert((due, conn.0));
                 }
                 self.digest(now, conn.0, 0);
             }
@@ -363,9 +371,10 @@ impl Engine {
         }
         entry.poll(now, ConnId(index), received_ns, &mut self.outbox);
         if !entry.handshakes()
-            && let Some(due) = entry.handshake_due.take()
+            && !entry.lingers()
+            && let Some(due) = entry.due.take()
         {
-            self.handshakes.remove(&(due, index));
+            self.deadlines.remove(&(due, index));
         }
         if self.any_address {
             entry.check_source(now, &mut self.probe);

@@ -7,6 +7,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use quinn_proto::ConnectionError;
 
+use super::webtransport::Breach;
+
 /// A connection of one driver: a small index, the same as its session's in the shard's machine, so
 /// that the fan-out's lists serve both. It is used again only after [`Event::Closed`] for it has been
 /// taken.
@@ -15,7 +17,8 @@ pub use stentor_proto::fanout::SessionIx as ConnId;
 /// What happened on a driver's connections.
 #[derive(Debug)]
 pub enum Event {
-    /// The handshake is complete and the peer takes datagrams of a useful size.
+    /// The handshake is complete and the peer takes datagrams of a useful size; over HTTP/3, its
+    /// WebTransport session is open.
     Connected {
         /// The connection: a new one on a server, one that `connect` returned on a client.
         conn: ConnId,
@@ -264,6 +267,12 @@ pub struct DriverStats {
     pub streams_refused: u64,
     /// Control messages not taken because the peer reads too slowly.
     pub control_too_slow: u64,
+    /// Of the connections established, WebTransport sessions.
+    pub webtransport: u64,
+    /// Requests for anything but a WebTransport session, answered with 404.
+    pub webtransport_not_found: u64,
+    /// Connections closed because the peer broke HTTP/3, in the order of [`Breach::ALL`].
+    pub breaches: [u64; Breach::ALL.len()],
 }
 
 impl std::ops::AddAssign for DriverStats {
@@ -291,5 +300,8 @@ impl std::ops::AddAssign for DriverStats {
         self.datagrams_too_small += other.datagrams_too_small;
         self.streams_refused += other.streams_refused;
         self.control_too_slow += other.control_too_slow;
+        self.webtransport += other.webtransport;
+        self.webtransport_not_found += other.webtransport_not_found;
+        self.breaches.iter_mut().zip(other.breaches).for_each(|(sum, more)| *sum += more);
     }
 }

@@ -7,6 +7,9 @@
 //! lock, no task and no waker. It serves a shard's downlink, a relay's uplinks and the load
 //! generator.
 //!
+//! A peer that chooses HTTP/3 (ALPN `h3`) is a browser: its WebTransport session looks from outside
+//! like any other connection ([`webtransport`]).
+//!
 //! Start at [`Driver`] for how to drive it, at [`config`] for what it is made of.
 
 pub mod cid;
@@ -18,6 +21,7 @@ mod engine;
 mod event;
 pub mod sys;
 mod timers;
+pub mod webtransport;
 
 pub use driver::{Driver, DriverSettings};
 pub use event::{

@@ -1,6 +1,8 @@
 //! What a page in a real browser meets.
 #![allow(clippy::unwrap_used, reason = "helpers of tests unwrap as tests do")]
 
+mod webtransport;
+
 use serde_json::json;
 use stentor_tests::browser::{Browser, Pages};
 
