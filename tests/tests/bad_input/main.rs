@@ -10,6 +10,7 @@ mod peer;
 mod scene;
 mod speech;
 mod transport;
+mod webtransport;
 
 use std::time::Duration;
 
@@ -64,6 +65,7 @@ async fn misdeeds(scene: &Scene) -> Result<()> {
     datagrams::all(scene).await.context("datagrams")?;
     speech::all(scene).await.context("speech")?;
     parent::all(scene).await.context("a parent that lies")?;
+    webtransport::all(scene).await.context("WebTransport")?;
     slow.await?.context("slow control streams")?;
     tokio::task::spawn_blocking(move || stalled.join())
         .await?

@@ -33,7 +33,7 @@ pub(crate) struct Peer {
 impl Peer {
     /// Connects and says nothing yet.
     pub(crate) async fn connect(trust: &Trust, to: SocketAddr) -> Result<Self> {
-        let endpoint = endpoint(trust, quinn::TransportConfig::default())?;
+        let endpoint = endpoint(trust, quinn::TransportConfig::default(), ALPN)?;
         let connection = endpoint.connect(to, &to.ip().to_string())?.await?;
         let (send, recv) = connection.open_bi().await?;
         let decoder = ControlDecoder::default();
@@ -99,17 +99,18 @@ pub(crate) fn close_name(end: quinn::ConnectionError) -> Result<&'static str> {
     }
 }
 
-/// An endpoint with a transport of the misdeed's own.
+/// An endpoint with a transport and an ALPN of the misdeed's own.
 pub(crate) fn endpoint(
     trust: &Trust,
     transport: quinn::TransportConfig,
+    alpn: &[u8],
 ) -> Result<quinn::Endpoint> {
     let Trust::Authorities(authorities) = trust else { bail!("a bed has its own authority") };
     let mut roots = rustls::RootCertStore::empty();
     for authority in authorities {
         roots.add(authority.clone())?;
     }
-    let crypto = QuicClientConfig::try_from(client_tls(roots, &[ALPN])?)?;
+    let crypto = QuicClientConfig::try_from(client_tls(roots, &[alpn])?)?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
     let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into())?;

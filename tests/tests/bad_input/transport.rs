@@ -30,7 +30,7 @@ async fn small_datagrams(scene: &Scene) -> Result<()> {
     let counter = Counter::drops(scene.relay(), "datagrams_too_small")?;
     let mut transport = quinn::TransportConfig::default();
     transport.datagram_receive_buffer_size(None);
-    let endpoint = endpoint(&scene.bed.trust(), transport)?;
+    let endpoint = endpoint(&scene.bed.trust(), transport, ALPN)?;
     let to = scene.level_2();
     let end = match endpoint.connect(to, &to.ip().to_string())?.await {
         Ok(connection) => connection.closed().await,

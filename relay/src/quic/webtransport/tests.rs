@@ -193,7 +193,7 @@ fn buffers_and_bytes_are_bounded() {
     let take = Box::new(move |bytes: &[u8]| machine.handle_uni(10, bytes));
     endless(H3_OTHER_BYTES, &[], take);
     let mut machine = opened();
-    let grease = frame(Frame(VarInt::from_u32(0x21)), &[0; 60]);
+    let grease = frame(Frame(VarInt::from_u32(0x21)), &[0; 62]);
     let take = Box::new(move |_: &[u8]| machine.handle_connect(&grease));
     endless(H3_OTHER_BYTES, &[], take);
 }
