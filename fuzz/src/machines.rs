@@ -208,6 +208,7 @@ pub fn planner(data: &[u8]) {
                     level: (op & 8 != 0).then_some(op >> 4),
                     incarnation: u64::from(a >> 6),
                     pass_key: None,
+                    certificate_hashes: Vec::new(),
                 };
                 drop(planner.join(now, info));
             }

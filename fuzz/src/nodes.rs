@@ -56,6 +56,7 @@ fn relay_info(n: u8) -> RelayInfo {
         level: (n & 1 == 0).then_some(n >> 6),
         incarnation: u64::from(n >> 6),
         pass_key: None,
+        certificate_hashes: Vec::new(),
     }
 }
 
@@ -288,7 +289,11 @@ impl Shard {
 }
 
 fn siblings(a: u8, b: u8) -> Siblings {
-    let named = |n: u8| Alternate { relay: format!("r{n}"), address: format!("r{n}:1") };
+    let named = |n: u8| Alternate {
+        relay: format!("r{n}"),
+        address: format!("r{n}:1"),
+        certificate_hashes: Vec::new(),
+    };
     let (free, near) = (vec![u32::from(b); usize::from(a % 3)], a % 5);
     Siblings { relays: (0..a % 4).map(named).collect(), free, near, ..Siblings::default() }
 }

@@ -63,7 +63,7 @@ async fn run(settings: Settings, tls: Tls) -> Result<(), Error> {
         "origin"
     );
     if let Some(address) = http_address(&settings, &node) {
-        let api = Api::new(http_parts(&settings, &node)?);
+        let api = Api::new(http_parts(&settings, &services, &node)?);
         let plain = settings.node.tls.is_dev();
         let serving = api.bind(address, services.server_tls.clone(), plain).await?;
         services.run(serving);
@@ -101,13 +101,18 @@ fn http_address(settings: &Settings, node: &RunningNode) -> Option<SocketAddr> {
 }
 
 /// What the HTTP API is made of.
-fn http_parts(settings: &Settings, node: &RunningNode) -> Result<Parts, Error> {
+fn http_parts(
+    settings: &Settings,
+    services: &Services,
+    node: &RunningNode,
+) -> Result<Parts, Error> {
     Ok(Parts {
         commands: node.commands.clone(),
         signer: settings.keys.signers.first().cloned(),
         verifier: settings.keys.verifier().map_err(Error::runtime)?,
         node: settings.node.id.clone(),
         address: settings.node.advertised(node.listen).to_string(),
+        certificate_hashes: services.certificate_hashes.clone(),
         clock: Clock::start(),
         writes_per_s: settings.http.writes_per_s,
     })

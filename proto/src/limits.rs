@@ -497,6 +497,10 @@ pub const H3_CAPSULE_BYTES: usize = 1024 + 4 + 16;
 /// Bytes that a client sends in a session's life beside its control stream and datagrams: the request,
 /// SETTINGS, and what HTTP/3 makes everyone skip (GREASE, QPACK, unknown frames and capsules).
 pub const H3_OTHER_BYTES: usize = 16 * 1024;
+/// Hashes of certificates that a relay names: one in use, and its successor's.
+pub const CERTIFICATE_HASHES: usize = 2;
+/// Bytes of such a hash: SHA-256 in base64url.
+pub const CERTIFICATE_HASH_BYTES: usize = 43;
 /// A page has this long to take the reason of a close before its connection ends.
 pub const H3_FAREWELL: Duration = Duration::from_secs(1);
 

@@ -73,15 +73,17 @@ fn role() -> impl Strategy<Value = Role> {
 
 fn relay_info() -> impl Strategy<Value = RelayInfo> {
     let numbers = (any::<u32>(), option::of(any::<u8>()), any::<u64>());
-    (name(), name(), name(), numbers, option::of(name())).prop_map(
-        |(id, address, region, (capacity, level, incarnation), pass_key)| RelayInfo {
+    let keys = (option::of(name()), vec(name(), 0..3));
+    (name(), name(), name(), numbers, keys).prop_map(
+        |(id, address, region, (capacity, level, incarnation), keys)| RelayInfo {
             id,
             address,
             region,
             capacity,
             level,
             incarnation,
-            pass_key,
+            pass_key: keys.0,
+            certificate_hashes: keys.1,
         },
     )
 }
@@ -122,11 +124,17 @@ fn hello() -> impl Strategy<Value = Hello> {
 
 fn load() -> impl Strategy<Value = Load> {
     let counts = any::<(u64, u64, u32, u64, u32, u32)>();
-    let parents = (vec(name(), 0..3), vec(name(), 0..3), any::<bool>());
+    let hashes = vec(name(), 0..3);
+    let parents = (vec(name(), 0..3), vec(name(), 0..3), any::<bool>(), hashes);
     let door = option::of(any::<(u32, u32, u64)>());
     let arrivals = vec(any::<(u64, u64)>(), 0..limits::ARRIVALS_S);
     (counts, vec((name(), any::<u32>()), 0..4), parents, (arrivals, door)).prop_map(
-        |(counts, round_trips, (parents, silent, draining), (arrivals, door))| Load {
+        |(
+            counts,
+            round_trips,
+            (parents, silent, draining, certificate_hashes),
+            (arrivals, door),
+        )| Load {
             incarnation: counts.0,
             sequence: counts.1,
             listeners: counts.2,
@@ -143,6 +151,7 @@ fn load() -> impl Strategy<Value = Load> {
                 joins_per_s,
                 admitted,
             }),
+            certificate_hashes,
         },
     )
 }
@@ -172,12 +181,19 @@ fn subscribed() -> impl Strategy<Value = Subscribed> {
     )
 }
 
+fn alternate() -> impl Strategy<Value = Alternate> {
+    (name(), name(), vec(name(), 0..3)).prop_map(|(relay, address, certificate_hashes)| Alternate {
+        relay,
+        address,
+        certificate_hashes,
+    })
+}
+
 fn welcome() -> impl Strategy<Value = Welcome> {
     let texts = (name(), name(), vec(name(), 0..4));
     let numbers = (option::of(any::<u16>()), option::of(any::<u16>()), option::of(any::<u32>()));
-    let alternate = (name(), name()).prop_map(|(relay, address)| Alternate { relay, address });
     let lists =
-        (vec(alternate, 0..3), vec((name(), name()), 0..3), option::of(name().prop_map(Secret)));
+        (vec(alternate(), 0..3), vec((name(), name()), 0..3), option::of(name().prop_map(Secret)));
     (any::<u32>(), texts, role(), option::of(subscribed()), numbers, lists).prop_map(
         |(
             version,
@@ -263,7 +279,7 @@ fn admission() -> impl Strategy<Value = ServerMessage> {
 fn server_message() -> impl Strategy<Value = ServerMessage> {
     let refusal = (name(), any::<u32>(), name(), name());
     let closing = (any::<u32>(), name(), name());
-    let alternate = (name(), name()).prop_map(|(relay, address)| Alternate { relay, address });
+    let alternate = alternate();
     let redirect = (vec(alternate, 0..3), option::of(name().prop_map(Secret)));
     prop_oneof![
         waiting(),

@@ -543,7 +543,11 @@ impl Waiting {
             settings.capacity = 1_000;
             settings.door.joins_per_s = 1;
         });
-        let relay = |n: &str| Alternate { relay: n.into(), address: format!("{n}:1") };
+        let relay = |n: &str| Alternate {
+            relay: n.into(),
+            address: format!("{n}:1"),
+            certificate_hashes: Vec::new(),
+        };
         let siblings = Siblings {
             relays: vec![relay("edge-2"), relay("edge-3")],
             free: vec![0, 0],
@@ -708,7 +712,11 @@ fn a_ticket_of_a_relay_that_is_gone_is_good_here_under_the_same_number() {
 #[test]
 fn who_finds_a_full_relay_is_sent_to_a_sibling_with_room() {
     let mut scene = Waiting::new();
-    let relay = |n: &str| Alternate { relay: n.into(), address: format!("{n}:1") };
+    let relay = |n: &str| Alternate {
+        relay: n.into(),
+        address: format!("{n}:1"),
+        certificate_hashes: Vec::new(),
+    };
     let siblings = Siblings {
         relays: vec![relay("edge-2"), relay("edge-3")],
         free: vec![0, 2],

@@ -13,6 +13,7 @@ use stentor_proto::admission::DoorSettings;
 use stentor_proto::limits;
 use stentor_proto::node::{NodeControl, NodeShard, ShardSettings};
 use stentor_proto::token::Verifier;
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::command::Commands;
@@ -32,6 +33,8 @@ pub struct NodePlan {
     pub cores: Vec<usize>,
     /// TLS for those who connect.
     pub tls: rustls::ServerConfig,
+    /// Hashes of its certificate, for pages; none but in development mode.
+    pub certificate_hashes: watch::Receiver<Vec<String>>,
     /// Transport settings for those who connect.
     pub transport: TransportSettings,
     /// Handshakes under way on all shards together, above which clients prove their address first
@@ -181,6 +184,7 @@ impl RunningNode {
             waiter: control_waiter,
             report: node.control.clone(),
             events: plan.events,
+            certificate_hashes: plan.certificate_hashes,
             stop: node.stop.clone(),
             drain: node.drain.clone(),
             #[cfg(feature = "fault-injection")]

@@ -94,6 +94,8 @@ fn plan(settings: &Settings, services: &Services) -> Result<NodePlan, Error> {
             level,
             incarnation: clock.unix_us_at_zero(),
             pass_key,
+            // Control is told those in force when it starts.
+            certificate_hashes: Vec::new(),
         };
         let settings = RelaySettings {
             info,
@@ -135,6 +137,7 @@ pub fn node_plan(
         shards: u16::try_from(node.shards).unwrap_or(u16::MAX),
         cores: node.cores.clone().unwrap_or_default(),
         tls: (**services.server_tls.borrow()).clone(),
+        certificate_hashes: services.certificate_hashes.clone(),
         transport: TransportSettings {
             uni_streams: H3_UNI_STREAMS,
             ..TransportSettings::default()
@@ -237,6 +240,8 @@ pub struct Services {
     pub admin_address: Option<SocketAddr>,
     /// To serve with; changes when the operator's files do.
     pub server_tls: watch::Receiver<Arc<ServerConfig>>,
+    /// Hashes of the certificate, in development mode; they change with it.
+    pub certificate_hashes: watch::Receiver<Vec<String>>,
     /// To connect with.
     pub client_tls: Arc<ClientConfig>,
     /// Keys and token of the development directory, in development mode.
@@ -265,6 +270,7 @@ impl Services {
             admin: Arc::new(AdminState::default()),
             admin_address: None,
             server_tls: tls.server(),
+            certificate_hashes: tls.certificate_hashes(),
             client_tls: tls.client(),
             dev: tls.dev().map(|dev| DevIdentity {
                 signer: dev.signer().clone(),

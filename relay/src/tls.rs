@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -75,6 +77,7 @@ impl From<TlsError> for ConfigError {
 /// What a node shows and whom it trusts.
 pub struct Tls {
     server: watch::Sender<Arc<ServerConfig>>,
+    hashes: watch::Sender<Vec<String>>,
     client: Arc<ClientConfig>,
     source: Source,
 }
@@ -113,6 +116,7 @@ impl Tls {
     /// # Errors
     /// When a file or the directory is at fault.
     pub fn load(settings: &TlsSettings, advertise: Option<&HostPort>) -> Result<Self, TlsError> {
+        let mut hashes = Vec::new();
         let (config, client, source) = match settings {
             TlsSettings::Files { cert, key, ca } => {
                 let (bytes, tried) = read_pair(cert, key)?;
@@ -129,6 +133,7 @@ impl Tls {
                 let hosts = dev_hosts(advertise);
                 let issued = SystemTime::now();
                 let (chain, key) = dir.issue(&hosts, issued)?;
+                hashes = hashes_of(&chain);
                 let config = server_config(chain, key)?;
                 let mut roots = RootCertStore::empty();
                 roots.add(dir.authority())?;
@@ -136,13 +141,22 @@ impl Tls {
                 (config, roots, source)
             }
         };
-        Ok(Self { server: watch::Sender::new(config), client: client_config(client)?, source })
+        let (server, hashes) = (watch::Sender::new(config), watch::Sender::new(hashes));
+        Ok(Self { server, hashes, client: client_config(client)?, source })
     }
 
     /// The configuration to serve with; each change of the channel is a fresh one.
     #[must_use]
     pub fn server(&self) -> watch::Receiver<Arc<ServerConfig>> {
         self.server.subscribe()
+    }
+
+    /// In development mode the SHA-256 hash (base64url) of the certificate that is shown, for pages
+    /// (`serverCertificateHashes`); else none. Each change of the channel goes with a change of
+    /// [`Self::server`].
+    #[must_use]
+    pub fn certificate_hashes(&self) -> watch::Receiver<Vec<String>> {
+        self.hashes.subscribe()
     }
 
     /// The configuration to connect to other nodes with.
@@ -180,9 +194,12 @@ impl Tls {
                     return Reload::Unchanged;
                 }
                 *issued = now;
-                dir.issue(hosts, now)
-                    .map_err(TlsError::from)
-                    .and_then(|(chain, key)| server_config(chain, key))
+                dir.issue(hosts, now).map_err(TlsError::from).and_then(|(chain, key)| {
+                    let hashes = hashes_of(&chain);
+                    let config = server_config(chain, key)?;
+                    self.hashes.send_replace(hashes);
+                    Ok(config)
+                })
             }
         };
         match fresh {
@@ -233,6 +250,14 @@ fn server_config(
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(quic::server_tls(chain, key, &[ALPN, ALPN_WEBTRANSPORT])?))
+}
+
+/// The hash of a chain's first certificate.
+fn hashes_of(chain: &[CertificateDer<'static>]) -> Vec<String> {
+    let hash = |certificate: &CertificateDer<'_>| {
+        URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, certificate))
+    };
+    chain.first().map(hash).into_iter().collect()
 }
 
 fn client_config(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsError> {

@@ -170,6 +170,7 @@ impl Node {
                 level: None,
                 incarnation: u64::from(life) + 1,
                 pass_key: None,
+                certificate_hashes: Vec::new(),
             },
             token: None,
             origin: "origin:1".into(),

@@ -42,6 +42,10 @@ pub(super) struct Relay {
     relay: String,
     /// Its `host:port`.
     address: String,
+    /// SHA-256 hashes (base64url) of its certificate, in development mode: what a page gives its
+    /// browser as `serverCertificateHashes`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    certificate_hashes: Vec<String>,
 }
 
 /// An address of sessions.
@@ -49,6 +53,9 @@ pub(super) struct Relay {
 pub(super) struct Place {
     /// `host:port`.
     pub(super) address: String,
+    /// As a relay's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) certificate_hashes: Vec<String>,
 }
 
 /// Relays to go to.
@@ -91,7 +98,7 @@ pub(super) async fn join(
         token,
         expires: super::auth::unix_s() + seconds,
         relays: entrances(&api).await?,
-        origin: Place { address: api.parts().address.clone() },
+        origin: api.place(),
     };
     Ok(Json(joined).into_response())
 }
@@ -120,8 +127,25 @@ async fn entrances(api: &Api) -> Result<Vec<Relay>, Problem> {
     let asked = api.parts().commands.ask(move |o, _| o.entrances(limits::JOIN_RELAYS, seed));
     let mut relays = asked.await?;
     if relays.is_empty() {
-        let parts = api.parts();
-        relays.push(Alternate { relay: parts.node.clone(), address: parts.address.clone() });
+        let Place { address, certificate_hashes } = api.place();
+        let relay = api.parts().node.clone();
+        relays.push(Alternate { relay, address, certificate_hashes });
     }
-    Ok(relays.into_iter().map(|a| Relay { relay: a.relay, address: a.address }).collect())
+    Ok(relays.into_iter().map(Relay::from).collect())
+}
+
+impl From<Alternate> for Relay {
+    fn from(alternate: Alternate) -> Self {
+        let Alternate { relay, address, certificate_hashes } = alternate;
+        Self { relay, address, certificate_hashes }
+    }
+}
+
+impl Api {
+    /// Where sessions reach this origin.
+    pub(super) fn place(&self) -> Place {
+        let parts = self.parts();
+        let certificate_hashes = parts.certificate_hashes.borrow().clone();
+        Place { address: parts.address.clone(), certificate_hashes }
+    }
 }

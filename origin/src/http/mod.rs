@@ -53,6 +53,8 @@ pub struct Parts {
     pub node: String,
     /// `host:port` at which sessions reach the origin.
     pub address: String,
+    /// Hashes of the origin's certificate, in development mode.
+    pub certificate_hashes: watch::Receiver<Vec<String>>,
     /// The node's clock.
     pub clock: Clock,
     /// Requests that change something, from one address in a second.

@@ -41,6 +41,7 @@ impl Bench {
             verifier,
             node: "origin".to_owned(),
             address: "origin.example:4433".to_owned(),
+            certificate_hashes: watch::channel(vec!["hash".to_owned()]).1,
             clock,
             writes_per_s: 1_000,
         });

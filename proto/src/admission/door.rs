@@ -434,7 +434,7 @@ mod tests {
     fn siblings(free: &[u32], near: u8) -> Siblings {
         let named = |n: usize| {
             let name = format!("edge-{n}");
-            Alternate { relay: name.clone(), address: name }
+            Alternate { relay: name.clone(), address: name, certificate_hashes: Vec::new() }
         };
         let relays = (0..free.len()).map(named).collect();
         Siblings { relays, free: free.to_vec(), near, ..Siblings::default() }

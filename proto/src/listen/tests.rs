@@ -44,7 +44,11 @@ fn room() -> Subscribed {
 }
 
 fn welcome(alternates: &[&str]) -> ServerMessage {
-    let named = |a: &&str| Alternate { relay: (*a).to_owned(), address: (*a).to_owned() };
+    let named = |a: &&str| Alternate {
+        relay: (*a).to_owned(),
+        address: (*a).to_owned(),
+        certificate_hashes: Vec::new(),
+    };
     ServerMessage::Welcome(Welcome {
         version: VERSION,
         features: FEATURES.map(str::to_owned).to_vec(),
@@ -221,7 +225,8 @@ fn a_relay_that_asks_is_left_only_when_the_new_one_plays() {
     // The list that came with the request is in force: nobody to go to but the entry, which is
     // the relay itself.
     assert_eq!(scene.connects(), []);
-    let alternates = vec![Alternate { relay: "a".into(), address: "a".into() }];
+    let alternates =
+        vec![Alternate { relay: "a".into(), address: "a".into(), certificate_hashes: Vec::new() }];
     scene.say(0, ServerMessage::Move { alternates, reason: String::new() });
     scene.ticks(0, 11, 40);
     assert_eq!(scene.connects(), [(HomeId(1), "a".to_owned())]);
@@ -238,7 +243,8 @@ fn a_relay_that_asks_is_left_only_when_the_new_one_plays() {
 #[test]
 fn a_starved_alternate_is_waited_for_without_haste() {
     let mut scene = Scene::inside();
-    let alternates = vec![Alternate { relay: "a".into(), address: "a".into() }];
+    let alternates =
+        vec![Alternate { relay: "a".into(), address: "a".into(), certificate_hashes: Vec::new() }];
     scene.say(0, ServerMessage::Move { alternates, reason: String::new() });
     scene.say(1, welcome(&["b"]));
     scene.tick(1, 1, true);

@@ -121,6 +121,13 @@ impl NodeControl {
         both!(self, control => control.handle_message(now, message));
     }
 
+    /// The node shows a certificate with these SHA-256 hashes (base64url), in development mode.
+    pub fn handle_certificate_hashes(&mut self, hashes: Vec<String>) {
+        if let Self::Relay(relay) = self {
+            relay.handle_certificate_hashes(hashes);
+        }
+    }
+
     /// The node is to drain, and ends `within` this time: it takes no newcomers and asks its
     /// listeners to move.
     pub fn handle_drain(&mut self, now: Time, within: Duration) {

@@ -129,6 +129,12 @@ impl RelayControl {
         control
     }
 
+    /// The node shows another certificate from here on, or its first. The hello names its hashes, and
+    /// so does each report of load, for hellos are said once.
+    pub fn handle_certificate_hashes(&mut self, hashes: Vec<String>) {
+        self.settings.info.certificate_hashes = hashes;
+    }
+
     /// A message from a shard.
     pub fn handle_message(&mut self, now: Time, message: ToControl) {
         match message {
@@ -293,6 +299,7 @@ impl RelayControl {
                 joins_per_s,
                 admitted: self.spent.redeemed(),
             }),
+            certificate_hashes: self.settings.info.certificate_hashes.clone(),
         };
         let bytes = encode_control(&ClientMessage::Load(load));
         let parents = self.feeding_links().map(|(link, _)| link);

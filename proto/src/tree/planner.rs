@@ -215,6 +215,10 @@ impl Planner {
                 self.table.suspect(parent);
             }
         }
+        let hashes = std::mem::take(&mut load.certificate_hashes);
+        if !hashes.is_empty() {
+            self.table.node_mut(index).info.certificate_hashes = kept_hashes(hashes);
+        }
         let drains = load.draining && !self.table.node(index).draining;
         self.table.node_mut(index).load = load;
         self.table.reported(index, now);
@@ -332,7 +336,8 @@ impl Planner {
         self.counts
     }
 
-    fn admit(&mut self, now: Time, info: RelayInfo) -> Result<(), PlanError> {
+    fn admit(&mut self, now: Time, mut info: RelayInfo) -> Result<(), PlanError> {
+        info.certificate_hashes = kept_hashes(info.certificate_hashes);
         if let Some(index) = self.table.find(&info.id) {
             let known = &self.table.node(index).info;
             if info.incarnation < known.incarnation {
@@ -439,6 +444,13 @@ fn check(info: &RelayInfo) -> Result<(), PlanError> {
         }
         _ => Ok(()),
     }
+}
+
+/// A relay's hashes, as far as they are within their limits.
+fn kept_hashes(mut hashes: Vec<String>) -> Vec<String> {
+    hashes.retain(|hash| hash.len() == limits::CERTIFICATE_HASH_BYTES);
+    hashes.truncate(limits::CERTIFICATE_HASHES);
+    hashes
 }
 
 /// A name from a peer, cut to its limit.

@@ -21,6 +21,7 @@ fn info(id: &str, capacity: u32, level: Option<u8>) -> RelayInfo {
         level,
         incarnation: 1,
         pass_key: None,
+        certificate_hashes: Vec::new(),
     }
 }
 

@@ -15,6 +15,9 @@ pub struct RelayView<'a> {
     pub id: &'a str,
     /// Where children and listeners reach it.
     pub address: &'a str,
+    /// Hashes of its certificate, in development mode.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    pub certificate_hashes: &'a [String],
     /// Where it stands in the world.
     pub region: &'a str,
     /// 1 stands under the origin.
@@ -43,6 +46,7 @@ pub(super) fn relay_view(table: &Table, index: Index) -> RelayView<'_> {
     RelayView {
         id: &node.info.id,
         address: &node.info.address,
+        certificate_hashes: &node.info.certificate_hashes,
         region: &node.info.region,
         level: node.level,
         parents: parents.collect(),
@@ -80,7 +84,11 @@ pub(super) fn alternates(table: &Table, id: &str, n: usize, seed: u64) -> Vec<Al
     drawn.sort_unstable();
     let to_alternate = |(_, _, index): (bool, u64, Index)| {
         let info = &table.node(index).info;
-        Alternate { relay: info.id.clone(), address: info.address.clone() }
+        Alternate {
+            relay: info.id.clone(),
+            address: info.address.clone(),
+            certificate_hashes: info.certificate_hashes.clone(),
+        }
     };
     drawn.into_iter().take(n).map(to_alternate).collect()
 }

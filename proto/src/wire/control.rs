@@ -188,6 +188,11 @@ pub struct RelayInfo {
     /// certifies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pass_key: Option<String>,
+    /// SHA-256 hashes (base64url) of the certificate that the relay shows, in development mode alone:
+    /// with them a page connects to a node whose authority its browser does not know
+    /// (`serverCertificateHashes` of W3C WebTransport).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificate_hashes: Vec<String>,
 }
 
 /// A relay's load: a state, not an increment.
@@ -224,6 +229,9 @@ pub struct Load {
     /// What the relay's door has left; absent from a relay without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub door: Option<DoorLoad>,
+    /// The hashes of [`RelayInfo`] at present, if any: certificates are renewed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificate_hashes: Vec<String>,
 }
 
 /// What a relay may still admit.
@@ -406,6 +414,9 @@ pub struct Alternate {
     pub relay: String,
     /// Its `host:port`.
     pub address: String,
+    /// See [`RelayInfo::certificate_hashes`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificate_hashes: Vec<String>,
 }
 
 /// Where a relay's listeners may go when it fails, and what it needs to send them there.

@@ -96,6 +96,7 @@ impl Node {
                 level: Some(level),
                 incarnation: 1,
                 pass_key: None,
+                certificate_hashes: Vec::new(),
             },
             token: None,
             origin: "origin:1".into(),

@@ -154,6 +154,32 @@ fn a_development_directory_is_shared_by_all_who_start_at_once() {
 }
 
 #[test]
+fn a_page_is_told_the_hash_of_the_development_certificate_and_of_its_successor() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = TlsSettings::Dev { dir: dir.path().join("dev") };
+    let mut tls = Tls::load(&settings, None).unwrap();
+    let mut told = tls.certificate_hashes();
+    let shown = |tls: &Tls| {
+        let config = Arc::clone(&tls.server().borrow());
+        let client = handshake(config, tls.client(), "localhost").unwrap();
+        let leaf = client.peer_certificates().unwrap()[0].clone();
+        vec![URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, &leaf))]
+    };
+    let first = told.borrow_and_update().clone();
+    assert_eq!(first, shown(&tls));
+    let Source::Dev { issued, .. } = &mut tls.source else { panic!("development mode") };
+    *issued = SystemTime::UNIX_EPOCH;
+    assert_eq!(tls.reload(), Reload::Done);
+    assert!(told.has_changed().unwrap());
+    assert_eq!(*told.borrow_and_update(), shown(&tls));
+    assert_ne!(*told.borrow(), first);
+
+    write(dir.path(), &own_pair("a.example"));
+    let operator = Tls::load(&files(dir.path()), None).unwrap();
+    assert!(operator.certificate_hashes().borrow().is_empty());
+}
+
+#[test]
 fn a_damaged_development_directory_is_named() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("token-key.pem"), "x").unwrap();

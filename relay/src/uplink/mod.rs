@@ -19,6 +19,8 @@ use stentor_proto::node::{
 };
 
 pub use self::events::{EventLog, fingerprint};
+use tokio::sync::watch;
+
 use self::resolve::{Resolved, Resolver};
 use crate::clock::Clock;
 use crate::command::Command;
@@ -84,6 +86,7 @@ pub struct Control {
     waiter: Waiter,
     report: Arc<ControlReport>,
     events: Option<EventLog>,
+    certificate_hashes: watch::Receiver<Vec<String>>,
     stop: Arc<AtomicBool>,
     drain: Arc<OnceLock<Duration>>,
     #[cfg(feature = "fault-injection")]
@@ -128,6 +131,8 @@ pub struct ControlPorts {
     pub report: Arc<ControlReport>,
     /// Where it writes its events, if anywhere.
     pub events: Option<EventLog>,
+    /// Hashes of the certificate that the node shows.
+    pub certificate_hashes: watch::Receiver<Vec<String>>,
     /// Set to end the thread.
     pub stop: Arc<AtomicBool>,
     /// Set to drain the node.
@@ -141,15 +146,18 @@ impl Control {
     /// The control thread of a node, ready to [`Self::run`].
     #[must_use]
     pub fn new(
-        node: NodeControl,
+        mut node: NodeControl,
         clock: Clock,
         uplinks: Option<Uplinks>,
         ports: ControlPorts,
     ) -> Self {
+        let mut certificate_hashes = ports.certificate_hashes;
+        node.handle_certificate_hashes(certificate_hashes.borrow_and_update().clone());
         Self {
             node,
             clock,
             uplinks,
+            certificate_hashes,
             shards: ports.shards,
             messages: ports.messages,
             commands: ports.commands,
@@ -191,6 +199,11 @@ impl Control {
         if let Some(&within) = self.drain.get().filter(|_| !self.draining) {
             self.draining = true;
             self.node.handle_drain(time, within);
+        }
+        // What is closed has changed for the last time.
+        if self.certificate_hashes.has_changed().unwrap_or(false) {
+            let hashes = self.certificate_hashes.borrow_and_update().clone();
+            self.node.handle_certificate_hashes(hashes);
         }
         if let Some(uplinks) = &mut self.uplinks {
             uplinks.driver.receive(now, limits::PACKETS_PER_TURN)?;

@@ -77,6 +77,7 @@ async fn relays(scene: &Scene, stranger: &Signer) -> Result<()> {
                 level: Some(1),
                 incarnation: u64::MAX,
                 pass_key: None,
+                certificate_hashes: Vec::new(),
             });
             peer.say(&ClientMessage::Hello(hello)).await?;
             let closed = peer.closed().await?;

@@ -113,6 +113,7 @@ async fn register(scene: &Scene, at: SocketAddr) -> Result<(Peer, Subscribed)> {
         level: Some(1),
         incarnation: 1,
         pass_key: None,
+        certificate_hashes: Vec::new(),
     });
     let (registered, _) = Peer::join(&trust, origin, hello).await?;
     Ok((registered, room))

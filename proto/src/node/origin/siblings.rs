@@ -171,11 +171,12 @@ impl OriginControl {
 
     /// The former list without those that are gone, and others for them.
     fn list_for(&self, id: &str, former: Vec<Alternate>) -> Vec<Alternate> {
-        let lives = |alternate: &Alternate| {
-            let view = self.planner.relay(&alternate.relay);
-            view.is_some_and(|v| !v.draining && v.address == alternate.address)
+        let lives = |mut alternate: Alternate| {
+            let view = self.planner.relay(&alternate.relay)?;
+            alternate.certificate_hashes = view.certificate_hashes.to_vec();
+            (!view.draining && view.address == alternate.address).then_some(alternate)
         };
-        let mut relays: Vec<Alternate> = former.into_iter().filter(lives).collect();
+        let mut relays: Vec<Alternate> = former.into_iter().filter_map(lives).collect();
         // A list of full relays helps no newcomer: one of them gives its place to one with room.
         if relays.len() >= limits::SIBLINGS && relays.iter().all(|r| self.room_of(&r.relay) == 0) {
             relays.pop();
@@ -256,6 +257,7 @@ mod tests {
             level: Some(1),
             incarnation: 1,
             pass_key: None,
+            certificate_hashes: vec!["a".repeat(limits::CERTIFICATE_HASH_BYTES)],
         };
         control.handle_message(now, ToControl::RelayJoin { session: key(n), info });
     }
@@ -279,8 +281,7 @@ mod tests {
         last
     }
 
-    #[test]
-    fn a_relay_that_is_gone_keeps_no_places_and_no_memory() {
+    fn origin() -> OriginControl {
         let settings = OriginSettings {
             name: "origin".into(),
             rooms: Vec::new(),
@@ -293,8 +294,41 @@ mod tests {
             unix_us_at_zero: 0,
             joins_per_s: None,
         };
+        OriginControl::new(settings, Time::ZERO).unwrap()
+    }
+
+    #[test]
+    fn a_renewed_certificate_is_told() {
+        let mut control = origin();
+        (1..=2).for_each(|n| join(&mut control, Time::ZERO, n));
         let mut now = Time::ZERO;
-        let mut control = OriginControl::new(settings, now).unwrap();
+        let mut look = |control: &mut OriginControl| {
+            for _ in 0..3 {
+                now += limits::SIBLINGS_EVERY;
+                control.handle_timeout(now);
+            }
+            let siblings = told(control, 1).map(|told| told.relays);
+            (now, siblings.map(|relays| relays[0].certificate_hashes.clone()))
+        };
+        let (now, hashes) = look(&mut control);
+        assert_eq!(hashes, Some(vec!["a".repeat(limits::CERTIFICATE_HASH_BYTES)]));
+        // Others than hashes are not passed on, nor more of them than may be.
+        let good = ["b", "c", "d"].map(|hash| hash.repeat(limits::CERTIFICATE_HASH_BYTES));
+        let mut certificate_hashes = vec!["no hash".to_owned()];
+        certificate_hashes.extend(good.iter().cloned());
+        let named = Load { incarnation: 1, sequence: 1, certificate_hashes, ..Load::default() };
+        control.handle_message(now, ToControl::RelayLoad { session: key(2), load: named });
+        let (now, hashes) = look(&mut control);
+        assert_eq!(hashes, Some(good[..limits::CERTIFICATE_HASHES].to_vec()));
+        // A report that names none says nothing about them.
+        load(&mut control, now, 2, 2, 0);
+        assert_eq!(look(&mut control).1, None, "nothing has changed");
+    }
+
+    #[test]
+    fn a_relay_that_is_gone_keeps_no_places_and_no_memory() {
+        let mut now = Time::ZERO;
+        let mut control = origin();
         (1..=3).for_each(|n| join(&mut control, now, n));
         for (sequence, listeners) in [(1, 300), (2, 400), (3, 400)] {
             now += limits::SIBLINGS_EVERY;

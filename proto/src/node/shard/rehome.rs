@@ -204,7 +204,11 @@ mod tests {
     use super::*;
 
     fn relays(names: &[&str]) -> Vec<Alternate> {
-        let named = |n: &&str| Alternate { relay: (*n).to_owned(), address: (*n).to_owned() };
+        let named = |n: &&str| Alternate {
+            relay: (*n).to_owned(),
+            address: (*n).to_owned(),
+            certificate_hashes: Vec::new(),
+        };
         names.iter().map(named).collect()
     }
 
