@@ -138,6 +138,7 @@ fn control(clock: Clock, queue: Receiver<Command>) {
         keys: Vec::new(),
         signer: None,
         unix_us_at_zero: clock.unix_us_at_zero(),
+        joins_per_s: None,
     };
     let now = || clock.time(std::time::Instant::now());
     let mut origin = OriginControl::new(settings, now()).unwrap();
