@@ -40,9 +40,10 @@ pub const FRAMES_PER_TICK: usize = 32;
 pub const FRAMES_PER_SPEECH: usize = 8;
 /// Bytes of one Opus frame at most (a `music` frame; RFC 6716 allows 1275).
 pub const FRAME_BYTES: usize = 1000;
-/// A tick further ahead of the newest than this is refused as forged (ticks; 2 s). Below
-/// [`WINDOW_TICKS`]: after a forged jump that is just allowed, honest ticks are not too late.
-pub const TICKS_AHEAD: u32 = 100;
+/// A tick further ahead of the newest than this is refused as forged (ticks; 5 s: as much may wait in
+/// the socket of a node that stood still). Below [`WINDOW_TICKS`]: after a forged jump that is just
+/// allowed, honest ticks are not too late.
+pub const TICKS_AHEAD: u32 = 250;
 const _: () = assert!(TICKS_AHEAD < WINDOW_TICKS);
 
 const _: () = assert!(RECORD_HEADER_BYTES + 1 + FRAME_HEADER_BYTES + FRAME_BYTES <= RECORD_BYTES);
@@ -182,8 +183,8 @@ pub const REACTIONS: [&str; 8] =
 
 /// Ticks that a shard keeps for each room: 1 s of replay at 20 ms, rounded up to a power of two.
 pub const RING_TICKS: usize = 64;
-/// Ticks that a receive window spans; older ones are late (2.5 s at 20 ms).
-pub const WINDOW_TICKS: u32 = 128;
+/// Ticks that a receive window spans; older ones are late (5 s at 20 ms).
+pub const WINDOW_TICKS: u32 = 256;
 /// Feeds that a window merges: two parents, two more while they are being replaced, and the origin.
 pub const FEEDS: usize = PARENTS + FORMER_PARENTS + 1;
 /// A node says that its upstream is silent after this long without tick or beacon, at 20 ms:
