@@ -13,7 +13,7 @@ use stentor_client::listen::{Ear, ListenError, ListenSettings, ListenStats, List
 use stentor_client::session::{Connector, Join, SessionError};
 use stentor_lab::report::Report;
 use stentor_proto::limits;
-use stentor_proto::listen::MoveCause;
+use stentor_proto::listen::{MoveCause, QueuePlace};
 use stentor_proto::wire::{Record, Role, RoomState, frames};
 use stentor_relay::exit::Error;
 
@@ -133,14 +133,15 @@ pub(crate) fn run(args: &ListenArgs) -> Result<(), Error> {
     let listened = runtime()?.block_on(async {
         let mut signals = Signals::new()?;
         let connector = Connector::new(&trust).map_err(Error::runtime)?;
-        let session = tokio::select! {
-            session = connector.join(&join) => session.map_err(Error::runtime)?,
-            () = signals.end(None) => return Err(Error::Runtime("ended before it joined".into())),
-        };
-        let joined_in = session.joined_in;
         let settings = ListenSettings { playout: join.playout, decode: true };
-        let mut listener = Listener::new(session, settings).map_err(Error::runtime)?;
-        ear.meter.say(&format!("listening to {} at {}", join.room, join.address));
+        let mut listener = Listener::outside(connector.clone(), &join, settings);
+        let came_in =
+            listener.come_in(&mut ear, signals.end(None)).await.map_err(Error::runtime)?;
+        let Some(joined_in) = came_in else {
+            return Err(Error::Runtime("ended before it joined".into()));
+        };
+        ear.queue = None;
+        ear.meter.say(&format!("listening to {} at {}", join.room, listener.address()));
         let result = listener.run(&mut ear, signals.end(args.seconds)).await;
         connector.finish().await;
         Ok((result, listener.stats(), joined_in))
@@ -214,6 +215,8 @@ fn figures(
     let homes = stats.homes;
     report.set("moves", homes.moved_silent + homes.moved_lost + homes.moved_asked);
     report.set("probes", homes.probes);
+    report.set("waited", homes.waited);
+    report.set("redirected", homes.redirected);
     report.set("played_s", count.blocks as f64 / 50.0);
     report
 }
@@ -252,6 +255,8 @@ struct Listening {
     least_us: Option<i64>,
     zero: Instant,
     shown: Instant,
+    /// What was said of the place in the queue, last.
+    queue: Option<String>,
 }
 
 impl Listening {
@@ -266,6 +271,7 @@ impl Listening {
             least_us: None,
             zero,
             shown: zero,
+            queue: None,
         }
     }
 
@@ -319,6 +325,15 @@ impl Ear for Listening {
         self.meter.say(&format!("{why}; looking for another relay"));
     }
 
+    fn waiting(&mut self, place: &QueuePlace) {
+        let words = queue_words(place);
+        self.meter.show(words.clone());
+        if !self.meter.is_seen() && self.queue.as_ref() != Some(&words) {
+            self.meter.say(&words);
+        }
+        self.queue = Some(words);
+    }
+
     fn moved(&mut self, address: &str, cause: MoveCause) {
         let why = match cause {
             MoveCause::Silent => "the former one fell silent",
@@ -329,9 +344,57 @@ impl Ear for Listening {
     }
 }
 
+/// A place in the queue, for a person.
+fn queue_words(place: &QueuePlace) -> String {
+    let number = thousands(place.place);
+    let about = |eta: Duration| match eta.as_secs() {
+        0..10 => "any moment now".to_owned(),
+        seconds @ 10..90 => format!("about {} seconds", seconds.div_ceil(10) * 10),
+        seconds => match (seconds + 30) / 60 {
+            minutes @ 0..90 => format!("about {minutes} minutes"),
+            minutes => format!("about {} hours", (minutes + 30) / 60),
+        },
+    };
+    let when = place.eta.map_or("nobody can tell how long".to_owned(), about);
+    format!("You are number {number}; {when}")
+}
+
+/// A number with commas.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut words = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            words.push(',');
+        }
+        words.push(digit);
+    }
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_in_the_queue_is_told_in_words() {
+        let place = |place, seconds: Option<u64>| QueuePlace {
+            address: String::new(),
+            place,
+            waiting: 0,
+            retry: Duration::ZERO,
+            eta: seconds.map(Duration::from_secs),
+        };
+        for (number, seconds, words) in [
+            (1_204, Some(120), "You are number 1,204; about 2 minutes"),
+            (7, Some(3), "You are number 7; any moment now"),
+            (1_000_000, Some(7_300), "You are number 1,000,000; about 2 hours"),
+            (42, Some(31), "You are number 42; about 40 seconds"),
+            (999, None, "You are number 999; nobody can tell how long"),
+        ] {
+            assert_eq!(queue_words(&place(number, seconds)), words);
+        }
+    }
 
     #[test]
     fn ticks_between_the_first_and_the_last_are_missed() {

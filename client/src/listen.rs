@@ -3,15 +3,18 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use stentor_proto::listen::{self as proto, HomeId, Listen, ListenAction, MoveCause};
+use stentor_proto::listen::{self as proto, HomeId, Listen, ListenAction, MoveCause, QueuePlace};
 use stentor_proto::receive::ReceptionStats;
-use stentor_proto::wire::{Framing, Record, RoomState, ServerMessage, TickKey, frames};
+use stentor_proto::wire::{CloseCode, Framing, Record, RoomState, ServerMessage, TickKey, frames};
 use stentor_proto::{Time, limits};
 use tokio::time::MissedTickBehavior;
 
 use crate::audio::{BLOCK, Block, Mixer, MixerStats};
 use crate::homes::{HomeEvent, Homes, close_of};
-use crate::session::{Session, SessionError, hello};
+use crate::session::{Connector, Join, Session, SessionError, hello};
+
+/// How often a listener that waits is told how long it still takes.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 /// Who follows what a listener hears.
 pub trait Ear {
@@ -31,6 +34,10 @@ pub trait Ear {
 
     /// The session has ended, and another relay is looked for.
     fn lost(&mut self, _why: &SessionError) {}
+
+    /// There is no place yet; the listener comes again by itself. Called once a second, the time
+    /// that has passed taken off.
+    fn waiting(&mut self, _place: &QueuePlace) {}
 
     /// Another relay serves the listener from here on.
     fn moved(&mut self, _address: &str, _cause: MoveCause) {}
@@ -88,6 +95,10 @@ pub struct Listener {
     zero: Instant,
     address: String,
     joined_in: Duration,
+    /// What became of the last session that could not be opened, until one could.
+    why: Option<SessionError>,
+    /// The last word on a place in the queue, when it was said, and when it is told again.
+    queue: Option<(QueuePlace, [Instant; 2])>,
     stats: ListenStats,
 }
 
@@ -117,7 +128,60 @@ impl Listener {
         }
         let mixer = Mixer::new(settings.playout);
         let (zero, stats) = (Instant::now(), ListenStats::default());
-        Ok(Self { listen, homes, mixer, settings, zero, address, joined_in, stats })
+        Ok(Self {
+            listen,
+            homes,
+            mixer,
+            settings,
+            zero,
+            address,
+            joined_in,
+            why: None,
+            queue: None,
+            stats,
+        })
+    }
+
+    /// A listener that comes to the relay or origin of `join`, waits if it is told to, and goes where
+    /// it is sent: see [`Self::come_in`].
+    #[must_use]
+    pub fn outside(connector: Connector, join: &Join, settings: ListenSettings) -> Self {
+        let (hello, entries, framing) = (hello(join), vec![join.address.clone()], Framing::Quic);
+        let seed = rand::random();
+        let plan = proto::ListenSettings { hello, entries, framing, repair: true, seed };
+        Self {
+            listen: Listen::new(plan, Time::ZERO),
+            homes: Homes::new(connector),
+            mixer: Mixer::new(settings.playout),
+            settings,
+            zero: Instant::now(),
+            address: join.address.clone(),
+            joined_in: Duration::ZERO,
+            why: None,
+            queue: None,
+            stats: ListenStats::default(),
+        }
+    }
+
+    /// Waits until some relay serves the listener, or until `stop` completes; how long it took, or
+    /// `None` if it was stopped.
+    ///
+    /// # Errors
+    /// When no relay takes it.
+    pub async fn come_in(
+        &mut self,
+        ear: &mut impl Ear,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<Duration>, ListenError> {
+        self.follow(ear, stop, |listen| listen.current().is_some()).await?;
+        self.queue = None;
+        Ok(self.listen.current().map(|_| self.zero.elapsed()))
+    }
+
+    /// Where the listener is, or comes to: `host:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Listens until `stop` completes, then leaves.
@@ -130,6 +194,15 @@ impl Listener {
         ear: &mut impl Ear,
         stop: impl Future<Output = ()>,
     ) -> Result<(), ListenError> {
+        self.follow(ear, stop, |_| false).await
+    }
+
+    async fn follow(
+        &mut self,
+        ear: &mut impl Ear,
+        stop: impl Future<Output = ()>,
+        until: impl Fn(&Listen) -> bool,
+    ) -> Result<(), ListenError> {
         let mut stop = std::pin::pin!(stop);
         let mut playout = tokio::time::interval(limits::TICK);
         playout.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -140,8 +213,12 @@ impl Listener {
                 false => limits::REPAIR_DEADLINE,
             });
             self.act(ear)?;
+            if until(&self.listen) {
+                return Ok(());
+            }
             let due = self.listen.poll_timeout().map(|at| self.instant(at));
             let due_at = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
+            let count_at = self.queue.as_ref().map_or(due_at, |(_, [_, next])| *next);
             tokio::select! {
                 biased;
                 () = &mut stop => {
@@ -149,11 +226,14 @@ impl Listener {
                     return Ok(());
                 }
                 (home, event) = self.homes.next() => self.take(ear, home, event),
-                due = playout.tick(), if self.settings.decode => {
+                due = playout.tick(), if self.settings.decode && self.listen.room().is_some() => {
                     let at = due.into_std();
                     let mut block: Block = [0.0; BLOCK];
                     self.mixer.pull(self.time(at), &mut block);
                     ear.block(at, &block).map_err(ListenError::Output)?;
+                }
+                () = tokio::time::sleep_until(count_at.into()), if self.queue.is_some() => {
+                    self.count(ear);
                 }
                 () = tokio::time::sleep_until(due_at.into()), if due.is_some() => {
                     self.listen.handle_timeout(self.time(Instant::now()));
@@ -171,6 +251,15 @@ impl Listener {
             mixer: self.mixer.stats(),
             delay: self.mixer.delay(),
             ..self.stats
+        }
+    }
+
+    /// Tells the place in the queue again, the time that has passed taken off.
+    fn count(&mut self, ear: &mut impl Ear) {
+        if let Some((place, [said, next])) = &mut self.queue {
+            *next += COUNT_EVERY;
+            let eta = place.eta.map(|eta| eta.saturating_sub(said.elapsed()));
+            ear.waiting(&QueuePlace { eta, ..place.clone() });
         }
     }
 
@@ -193,6 +282,9 @@ impl Listener {
                     ear.lost(&error);
                 }
                 self.listen.handle_down(now, home, close_of(&error));
+                if self.listen.room().is_none() {
+                    self.why = Some(error);
+                }
             }
         }
     }
@@ -233,8 +325,19 @@ impl Listener {
                     ear.moved(&address, cause);
                     self.address = address;
                 }
+                ListenAction::Waiting(place) => {
+                    ear.waiting(&place);
+                    self.address.clone_from(&place.address);
+                    let now = Instant::now();
+                    self.queue = Some((place, [now, now + COUNT_EVERY]));
+                }
                 ListenAction::Ended(close) => {
                     self.homes.leave_all();
+                    // What a session could not be opened for says more than that none could be.
+                    let why = self.why.take().filter(|_| close.code == CloseCode::NoParent);
+                    if let Some(why) = why {
+                        return Err(why.into());
+                    }
                     let address = self.address.clone();
                     return Err(SessionError::Closed { address, close }.into());
                 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::CertificateDer;
+use stentor_proto::admission::client_key;
 use stentor_proto::limits;
 use stentor_proto::wire::{
     ALPN, ClientMessage, Close, CloseCode, ControlDecoder, FEATURES, Hello, Role, ServerMessage,
@@ -359,7 +360,8 @@ pub(crate) fn hello(join: &Join) -> Hello {
         last: join.last,
         pass: None,
         ticket: None,
-        client_key: None,
+        // Without a token it is what a place in the queue is bound to.
+        client_key: join.token.is_none().then(|| client_key(rand::random())),
         relay: None,
     }
 }

@@ -327,6 +327,10 @@ pub const RETRY_MOST: Duration = Duration::from_secs(30);
 pub const RETRY_LEAST: Duration = Duration::from_millis(200);
 /// … and within this more.
 pub const RETRY_SPREAD: Duration = Duration::from_millis(300);
+/// A client adds a sixteenth of its wait at random, and this much at most.
+pub const RETRY_JITTER: Duration = Duration::from_millis(250);
+/// Redirects that a client follows in a row: each relay sent it on for want of room.
+pub const REDIRECTS: u8 = 4;
 /// Nobody is sent from relay to relay more often than this (seconds).
 pub const REDIRECT_APART_S: u64 = 2;
 /// Redirects count against a relay's free places for this long: its own report comes later.

@@ -124,7 +124,7 @@ impl Desk {
                         self.driver.close(now, conn, 0, "goodbye");
                     }
                 }
-                ListenAction::Moved { .. } => {}
+                ListenAction::Moved { .. } | ListenAction::Waiting(_) => {}
                 ListenAction::Ended(close) => return Some(close),
             }
         }

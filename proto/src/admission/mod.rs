@@ -21,5 +21,5 @@ pub use arrivals::Arrivals;
 pub use door::{Door, DoorSettings, DoorTotals, Verdict, Wait};
 pub use spent::{Spent, SpentError};
 pub(crate) use ticket::AUDIENCE as TICKET_AUDIENCE;
-pub use ticket::{Ticket, TicketError, bearer, read, thumbprint};
+pub use ticket::{Ticket, TicketError, bearer, client_key, read, thumbprint};
 pub use watermark::{DoorReport, Watermark};

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use crate::limits;
 use crate::pass::{PassKey, PassVerifier, check_end};
 use crate::token::{KeyError, Signer, TokenError, Verifier};
-use crate::wire::{Close, CloseCode};
+use crate::wire::{Close, CloseCode, Secret};
 
 pub(crate) const AUDIENCE: &str = "stentor-ticket";
 
@@ -91,6 +91,12 @@ pub fn bearer(identity: Option<&str>, client_key: Option<&str>) -> Option<String
         (None, Some(key)) => thumbprint(key).map(|print| format!("key:{print}")),
         (None, None) => None,
     }
+}
+
+/// A client key of 32 random bytes, as a hello shows it.
+#[must_use]
+pub fn client_key(secret: [u8; 32]) -> Secret {
+    Secret(BASE64_URL_SAFE_NO_PAD.encode(secret))
 }
 
 /// SHA-256 of a client key (32 bytes as base64url without padding), in the same form; `None` if it
@@ -253,8 +259,7 @@ mod tests {
 
     #[test]
     fn a_ticket_is_its_bearers_alone() {
-        let secret = BASE64_URL_SAFE_NO_PAD.encode([1; 32]);
-        let other = BASE64_URL_SAFE_NO_PAD.encode([2; 32]);
+        let (secret, other) = (client_key([1; 32]).0, client_key([2; 32]).0);
         let anonymous = bearer(None, Some(&secret));
         let ticket = Ticket { sub: anonymous.clone().unwrap(), ..ticket() };
         assert_eq!(ticket.check_bearer(anonymous.as_deref()), Ok(()));

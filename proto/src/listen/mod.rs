@@ -9,6 +9,7 @@
 //! ```
 
 mod moving;
+mod queue;
 mod silence;
 
 use std::collections::VecDeque;
@@ -17,6 +18,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use self::moving::Moving;
+pub use self::queue::QueuePlace;
+use self::queue::{Queue, refuses_ticket};
 use self::silence::Silence;
 use crate::random::Random;
 use crate::receive::{FeedIx, Reception, ReceptionStats};
@@ -88,6 +91,8 @@ pub enum ListenAction {
         /// Why.
         cause: MoveCause,
     },
+    /// There is no place yet: the listener comes again by itself.
+    Waiting(QueuePlace),
     /// The listener is outside for good. Nothing follows.
     Ended(Close),
 }
@@ -109,6 +114,10 @@ pub struct ListenStats {
     pub attempts_failed: u64,
     /// Probes.
     pub probes: u64,
+    /// Times that a relay told the listener to wait.
+    pub waited: u64,
+    /// Times that a relay named another one that has room.
+    pub redirected: u64,
 }
 
 struct Home {
@@ -143,6 +152,7 @@ pub struct Listen {
     awake: Time,
     alternates: Vec<Alternate>,
     pass: Option<Secret>,
+    queue: Queue,
     moving: Option<Moving>,
     ended: bool,
     actions: VecDeque<ListenAction>,
@@ -188,6 +198,7 @@ impl Listen {
             probed: now,
             awake: now,
             alternates: Vec::new(),
+            queue: Queue::default(),
             moving: None,
             ended: false,
             actions: VecDeque::new(),
@@ -216,6 +227,10 @@ impl Listen {
             ServerMessage::Move { alternates, .. } if current => {
                 self.told(alternates);
                 self.move_at(now, now, MoveCause::Asked);
+            }
+            ServerMessage::Waiting(waiting) if !current => self.told_to_wait(now, home, waiting),
+            ServerMessage::Redirect { relays, ticket } if !current => {
+                self.sent_elsewhere(now, home, relays, ticket);
             }
             ServerMessage::Closing { code, reason, .. } => {
                 let code = CloseCode::from_code(code.into()).unwrap_or(CloseCode::Internal);
@@ -263,6 +278,8 @@ impl Listen {
                     self.move_at(now, now + spread, MoveCause::Lost);
                 }
             }
+        } else if close.as_ref().is_some_and(|close| refuses_ticket(close.code)) {
+            self.ticket_refused(now);
         } else {
             self.stats.attempts_failed += 1;
             if let Some(moving) = &mut self.moving {

@@ -10,9 +10,10 @@ use crate::{Time, limits};
 pub(super) struct Moving {
     /// Why; `None` for the first join.
     pub(super) cause: Option<MoveCause>,
-    since: Time,
+    /// Since when nobody has answered.
+    pub(super) since: Time,
     /// When the next attempt may begin.
-    next: Time,
+    pub(super) next: Time,
     /// Attempts of this round so far.
     tried: usize,
     round: u32,
@@ -138,6 +139,7 @@ impl Listen {
         self.leave_attempts();
         self.silence.restart(now);
         self.probes = 0;
+        self.queue.leave();
         let Some(cause) = self.moving.take().and_then(|moving| moving.cause) else { return };
         match cause {
             MoveCause::Silent => self.stats.moved_silent += 1,
@@ -159,6 +161,10 @@ impl Listen {
         }
         if now < moving.next || attempts >= limits::REHOME_ATTEMPTS {
             return;
+        }
+        if let Some(address) = self.queue.next() {
+            moving.tried = 0;
+            return self.attempt(now, address);
         }
         let (round, tried) = (moving.round, moving.tried);
         match self.targets(round).into_iter().nth(tried) {
@@ -190,6 +196,7 @@ impl Listen {
         let hello = crate::wire::Hello {
             last: self.reception.as_ref().and_then(crate::receive::Reception::last),
             pass: self.pass.clone(),
+            ticket: self.queue.ticket(),
             ..self.settings.hello.clone()
         };
         self.actions.push_back(ListenAction::Connect { home, address, hello: Box::new(hello) });
@@ -200,7 +207,8 @@ impl Listen {
         let (targets, outside) = (self.targets(1).len(), self.current.is_none());
         let Some(moving) = &mut self.moving else { return };
         let all_for_good = moving.tried > 0 && moving.refused_for_good == moving.tried;
-        let joining = moving.cause.is_none();
+        // Whoever was told to wait is known here, and goes on.
+        let joining = moving.cause.is_none() && !self.queue.has_answered();
         let nowhere = targets == 0 && outside;
         if joining || all_for_good || nowhere {
             let close = moving.refusal.take().unwrap_or_else(|| {
@@ -224,7 +232,7 @@ impl Listen {
         let named = self.alternates.iter().map(|alternate| alternate.address.as_str());
         let entries = self.settings.entries.iter().map(String::as_str);
         let mut targets: Vec<String> = Vec::new();
-        for address in named.chain(entries) {
+        for address in self.queue.place().into_iter().chain(named).chain(entries) {
             let left = round == 0 && current == Some(address);
             if !left && !targets.iter().any(|known| known == address) {
                 targets.push(address.to_owned());

@@ -310,3 +310,116 @@ fn a_first_join_that_is_refused_says_why() {
     scene.listen.handle_down(scene.now, HomeId(0), Some(close.clone()));
     assert_eq!(scene.actions(), [ListenAction::Ended(close)]);
 }
+
+fn waits(place: u64, retry_ms: u32, ticket: &str) -> ServerMessage {
+    let ticket = Some(Secret(ticket.into()));
+    let waiting = 2 * place;
+    let told = crate::wire::Waiting { ticket, place, waiting, retry_ms, ..Default::default() };
+    ServerMessage::Waiting(told)
+}
+
+impl Scene {
+    /// The next attempt: its session, its address and the ticket that it shows.
+    fn attempt(&mut self) -> Option<(u32, String, Option<String>)> {
+        self.actions().into_iter().find_map(|action| match action {
+            ListenAction::Connect { home, address, hello } => {
+                Some((home.0, address, hello.ticket.map(|ticket| ticket.0)))
+            }
+            _ => None,
+        })
+    }
+
+    fn close(&mut self, home: u32, code: CloseCode) {
+        self.listen.handle_down(self.now, HomeId(home), Some(Close::new(code, "")));
+    }
+}
+
+#[test]
+fn who_is_told_to_wait_comes_again_as_told_with_the_ticket() {
+    let mut scene = Scene::outside();
+    assert_eq!(scene.attempt(), Some((0, "entry".into(), None)));
+    scene.say(0, waits(1_204, 8_000, "t1"));
+    let actions = scene.actions();
+    let told = actions.iter().find_map(|action| match action {
+        ListenAction::Waiting(place) => Some((place.place, place.waiting)),
+        _ => None,
+    });
+    assert_eq!(told, Some((1_204, 2_408)));
+    // The close that follows finds nobody.
+    scene.close(0, CloseCode::Waiting);
+    scene.pass(7_999);
+    assert_eq!(scene.attempt(), None, "not before it was told");
+    scene.pass(1 + 250);
+    assert_eq!(scene.attempt(), Some((1, "entry".into(), Some("t1".into()))));
+    scene.say(1, waits(600, 1_000, "t2"));
+    scene.pass(1_100);
+    assert_eq!(scene.attempt(), Some((2, "entry".into(), Some("t2".into()))));
+    scene.say(2, welcome(&["a"]));
+    assert_eq!(scene.listen.current(), Some(HomeId(2)));
+    assert_eq!((scene.listen.stats().waited, scene.listen.stats().moved_lost), (2, 0));
+}
+
+#[test]
+fn who_is_sent_elsewhere_goes_there_at_once_and_not_for_ever() {
+    let mut scene = Scene::outside();
+    scene.attempt();
+    let redirect = |to: &str| {
+        let relays = vec![Alternate {
+            relay: to.into(),
+            address: to.into(),
+            certificate_hashes: Vec::new(),
+        }];
+        ServerMessage::Redirect { relays, ticket: Some(Secret(to.into())) }
+    };
+    scene.say(0, redirect("a"));
+    assert_eq!(scene.attempt(), Some((1, "a".into(), Some("a".into()))));
+    let mut home = 1;
+    while let Some((next, ..)) = {
+        scene.say(home, redirect(if home % 2 == 0 { "a" } else { "b" }));
+        scene.attempt()
+    } {
+        home = next;
+        assert!(home < 20, "relays that send each other everybody are followed for ever");
+    }
+}
+
+#[test]
+fn a_refused_ticket_is_forgotten_and_the_listener_stays() {
+    let mut scene = Scene::outside();
+    scene.attempt();
+    scene.say(0, waits(5, 500, "old"));
+    scene.pass(600);
+    assert_eq!(scene.attempt(), Some((1, "entry".into(), Some("old".into()))));
+    scene.close(1, CloseCode::TicketSpent);
+    assert_eq!(scene.attempt(), None, "it does not hammer");
+    scene.pass(500);
+    assert_eq!(scene.attempt(), Some((2, "entry".into(), None)));
+}
+
+#[test]
+fn a_relay_that_dies_while_its_queue_waits_is_tried_again_and_given_up_in_the_end() {
+    let mut scene = Scene::outside();
+    scene.attempt();
+    scene.say(0, waits(5, 500, "t"));
+    let mut attempts = 0;
+    for _ in 0..10_000 {
+        scene.pass(50);
+        if let Some((home, address, ticket)) = scene.attempt() {
+            assert_eq!((address.as_str(), ticket.as_deref()), ("entry", Some("t")));
+            attempts += 1;
+            scene.listen.handle_down(scene.now, HomeId(home), None);
+        }
+    }
+    assert!((50..500).contains(&attempts), "{attempts} attempts in 300 s");
+    assert_eq!(scene.listen.poll_timeout(), None);
+}
+
+#[test]
+fn a_listener_that_moves_does_not_queue_while_other_relays_may_take_it() {
+    let mut scene = Scene::inside();
+    scene.close(0, CloseCode::Internal);
+    scene.pass(40);
+    assert_eq!(scene.attempt().map(|(home, address, _)| (home, address)), Some((1, "a".into())));
+    scene.say(1, waits(9, 20_000, "t"));
+    assert_eq!(scene.attempt().map(|(home, address, _)| (home, address)), Some((2, "b".into())));
+}

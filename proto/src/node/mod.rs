@@ -21,7 +21,9 @@ mod view;
 
 pub use control::{ControlEffect, LinkId, NodeControl};
 pub use messages::{Tick, ToControl, ToShard};
-pub use origin::{OriginControl, OriginSettings, RoomCard, RoomError, RoomInfo, RoomSetup};
+pub use origin::{
+    Answer, Asking, OriginControl, OriginSettings, RoomCard, RoomError, RoomInfo, RoomSetup,
+};
 pub use relay::{RelayControl, RelaySettings};
 pub use shard::{Fanout, NodeShard, ShardEffect, ShardSettings};
 pub use stats::{Closes, ControlStats, ShardStats};

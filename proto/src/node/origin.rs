@@ -2,6 +2,7 @@
 
 mod admission;
 mod api;
+mod entrance;
 mod rooms;
 mod siblings;
 
@@ -9,6 +10,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 pub use self::api::{RoomCard, RoomError, RoomInfo};
+use self::entrance::Entrance;
+pub use self::entrance::{Answer, Asking};
 use self::rooms::OriginRoom;
 use self::siblings::Lists;
 use super::control::ControlEffect;
@@ -89,6 +92,7 @@ pub struct OriginControl {
     totals: BTreeMap<u16, (u32, u32)>,
     doors: BTreeMap<u16, DoorTotals>,
     watermark: Watermark,
+    entrance: Entrance,
     /// Tickets redeemed at the origin.
     spent: Spent,
     draining: bool,
@@ -110,6 +114,8 @@ impl OriginControl {
     /// # Errors
     /// When a configured room breaks a limit.
     pub fn new(settings: OriginSettings, now: Time) -> Result<Self, Close> {
+        let (keys, clock) = (&settings.keys, settings.unix_us_at_zero);
+        let entrance = Entrance::new(now, keys, clock, settings.joins_per_s.is_some());
         let mut control = Self {
             planner: Planner::new(settings.planner),
             epoch: settings.epoch,
@@ -127,6 +133,7 @@ impl OriginControl {
             totals: BTreeMap::new(),
             doors: BTreeMap::new(),
             watermark: Watermark::new(now),
+            entrance,
             spent: Spent::default(),
             draining: false,
             ticks: VecDeque::new(),

@@ -15,19 +15,33 @@ pub(super) fn redeem(
     session: SessionKey,
     ticket: u64,
 ) -> ToShard {
-    let refused = match spent.redeem(now_unix_s, ticket) {
-        Ok(()) => {
-            stats.tickets_redeemed += 1;
-            None
-        }
-        Err(error @ SpentError::Spent) => {
-            stats.drop_ticket_spent += 1;
-            Some(Close::new(CloseCode::TicketSpent, error.to_string()))
-        }
-        Err(error @ SpentError::Full) => {
-            stats.drop_ticket_table += 1;
-            Some(Close::new(CloseCode::Full, error.to_string()))
-        }
-    };
+    let refused = redeemed(spent, stats, now_unix_s, ticket).err();
     ToShard::Redeemed { session, refused }
+}
+
+/// Redeems `ticket`.
+///
+/// # Errors
+/// When it has been redeemed, or cannot be remembered.
+pub(super) fn redeemed(
+    spent: &mut Spent,
+    stats: &mut ControlStats,
+    now_unix_s: u64,
+    ticket: u64,
+) -> Result<(), Close> {
+    spent.redeem(now_unix_s, ticket).map_err(|error| {
+        let code = match error {
+            SpentError::Spent => {
+                stats.drop_ticket_spent += 1;
+                CloseCode::TicketSpent
+            }
+            SpentError::Full => {
+                stats.drop_ticket_table += 1;
+                CloseCode::Full
+            }
+        };
+        Close::new(code, error.to_string())
+    })?;
+    stats.tickets_redeemed += 1;
+    Ok(())
 }

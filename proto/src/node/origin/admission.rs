@@ -4,9 +4,10 @@ use super::OriginControl;
 use crate::Time;
 use crate::node::control::ControlEffect;
 use crate::node::messages::ToShard;
+use crate::node::redeem::redeemed;
 use crate::session::SessionKey;
 use crate::tree::ORIGIN;
-use crate::wire::{DoorLoad, Load};
+use crate::wire::{Close, DoorLoad, Load};
 
 impl OriginControl {
     /// The wall clock (milliseconds since 1970).
@@ -52,6 +53,7 @@ impl OriginControl {
             let admission = admission.clone();
             self.send_to(session, ToShard::RelayAdmission { session, admission });
         }
+        self.entrance.told(now, &admission);
         let message = ToShard::Admission { admission, ahead_ms: 0, pass_on: false };
         self.effects.push_back(ControlEffect::ToShards(message));
     }
@@ -60,6 +62,11 @@ impl OriginControl {
     pub(super) fn tell_queue(&mut self, now: Time, session: SessionKey) {
         let admission = self.watermark.document(self.unix_ms(now));
         self.send_to(session, ToShard::RelayAdmission { session, admission });
+    }
+
+    /// Redeems a ticket that is shown to the origin itself.
+    pub(super) fn redeem_ticket(&mut self, unix_s: u64, ticket: u64) -> Result<(), Close> {
+        redeemed(&mut self.spent, &mut self.stats, unix_s, ticket)
     }
 
     fn count_arrivals(&mut self, now: Time) {
