@@ -69,7 +69,7 @@ fn load(n: u8, sequence: u8) -> Load {
         children: u32::from(sequence),
         parents: vec![format!("r{}", sequence % 5), "origin".into()],
         arrivals: vec![(1_700_000_000 + u64::from(n % 16), u64::from(sequence))],
-        door: (n % 3 > 0).then(|| DoorLoad {
+        door: (!n.is_multiple_of(3)).then(|| DoorLoad {
             free: u32::from(n),
             joins_per_s: u32::from(n % 7),
             admitted: u64::from(sequence),
@@ -81,7 +81,7 @@ fn load(n: u8, sequence: u8) -> Load {
 /// The queue as an honest origin or another may tell it.
 fn admission(a: u8, b: u8) -> Admission {
     let start = 1_700_000_000_000 + u64::from(a) * 100;
-    let sound = a % 4 > 0;
+    let sound = !a.is_multiple_of(4);
     let curve =
         vec![(start, 0), (if sound { start + 1 + u64::from(b) } else { start }, u64::from(b))];
     Admission {

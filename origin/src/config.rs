@@ -21,6 +21,9 @@ pub struct OriginConfig {
     pub verify: Vec<VerifyConfig>,
     /// The tree below this origin.
     pub tree: TreeConfig,
+    /// UDP address for the stage and relays alone, which newcomers are never told and cannot use.
+    /// Default: none.
+    pub stage_listen: Option<String>,
     /// TCP address of the HTTP API and the page, or `off`. Default: the address of `listen`.
     pub http: Option<String>,
     /// Requests to the HTTP API that change something, from one address in a second. Default: 50.

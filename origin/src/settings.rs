@@ -27,6 +27,8 @@ pub struct Settings {
     pub tree: TreeSettings,
     /// The HTTP API and the page.
     pub http: HttpSettings,
+    /// UDP address for the stage and relays alone, if there is one.
+    pub stage_listen: Option<SocketAddr>,
 }
 
 /// The HTTP API and the page.
@@ -123,6 +125,7 @@ impl Settings {
             rooms_on_first_use: origin.rooms_on_first_use.unwrap_or(node.tls.is_dev()),
             keys,
             tree: validate_tree(&sources, &origin.tree)?,
+            stage_listen: validate_stage(&sources, &origin, &node)?,
             http: validate_http(&sources, &origin)?,
             node,
         })
@@ -269,6 +272,20 @@ fn check_profile(profile: &CustomProfile) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+fn validate_stage(
+    sources: &Sources,
+    origin: &OriginConfig,
+    node: &NodeSettings,
+) -> Result<Option<SocketAddr>, ConfigError> {
+    let Some(text) = origin.stage_listen.as_deref() else { return Ok(None) };
+    let wrong = |problem: &str| sources.wrong("stage_listen", problem.to_owned());
+    let address: SocketAddr = text.parse().map_err(|_| wrong("must be ADDRESS:PORT"))?;
+    if address == node.listen && address.port() != 0 {
+        return Err(wrong("is the address of listen; name another"));
+    }
+    Ok(Some(address))
 }
 
 fn validate_http(sources: &Sources, origin: &OriginConfig) -> Result<HttpSettings, ConfigError> {

@@ -57,6 +57,7 @@ async fn run(settings: Settings, tls: Tls) -> Result<(), Error> {
     tracing::info!(
         id = settings.node.id,
         listen = %node.listen,
+        stage_listen = node.stage_listen.map(|address| address.to_string()),
         rooms = settings.rooms.len(),
         keys = ?settings.keys.public.keys(),
         version = env!("CARGO_PKG_VERSION"),
@@ -150,6 +151,7 @@ fn plan(settings: &Settings, services: &Services) -> Result<NodePlan, Error> {
             ..shard_settings(&settings.node, clock, true)?
         },
         verifier: settings.keys.verifier().map_err(Error::runtime)?,
+        stage_listen: settings.stage_listen,
         ..node_plan(&settings.node, services, clock, Box::new(make))?
     })
 }

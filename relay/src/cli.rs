@@ -139,6 +139,10 @@ pub struct NodeFlags {
     #[arg(long, global = true, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_s: Option<u64>,
+    /// on, or off: everybody is admitted at once; default on [env: STENTOR_ADMISSION]
+    #[arg(long, global = true, value_name = "ON|OFF")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admission: Option<String>,
     /// File for one JSON line per event [env: STENTOR_EVENTS]
     #[arg(long, global = true, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -207,10 +211,28 @@ pub struct LimitFlags {
     #[arg(id = "limits-children", long = "limits-children", global = true, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub children: Option<u32>,
-    /// Joins a second; default 2000 [env: STENTOR_LIMITS__JOINS_PER_S]
+    /// Newcomers admitted in a second; default 2000 [env: STENTOR_LIMITS__JOINS_PER_S]
     #[arg(id = "limits-joins-per-s", long = "limits-joins-per-s", global = true, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub joins_per_s: Option<u32>,
+    /// Returning listeners admitted in a second; default 2000 [env: STENTOR_LIMITS__RETURNS_PER_S]
+    #[arg(
+        id = "limits-returns-per-s",
+        long = "limits-returns-per-s",
+        global = true,
+        value_name = "N"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub returns_per_s: Option<u32>,
+    /// Answers in a second to those who wait; default 1000 [env: STENTOR_LIMITS__TICKETS_PER_S]
+    #[arg(
+        id = "limits-tickets-per-s",
+        long = "limits-tickets-per-s",
+        global = true,
+        value_name = "N"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tickets_per_s: Option<u32>,
     /// Handshakes in flight; default 1024 [env: STENTOR_LIMITS__HANDSHAKES]
     #[arg(id = "limits-handshakes", long = "limits-handshakes", global = true, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -73,6 +73,20 @@ metrics_group! {
     LISTENERS_BELOW = Gauge "stentor_listeners_below" Count [];
     /// Sessions that the node may carry.
     CAPACITY = Gauge "stentor_capacity" Count [];
+    /// Places of the node, or at the origin of the whole tree.
+    CAPACITY_PLACES = Gauge "stentor_capacity_places" Count [];
+    /// Of them, those in use.
+    CAPACITY_USED = Gauge "stentor_capacity_used" Count [];
+    /// Places kept for the listeners of a relay that may die.
+    CAPACITY_HEADROOM = Gauge "stentor_capacity_headroom" Count [];
+    /// Places that newcomers may have; at the origin less those who were called and have not come yet.
+    CAPACITY_FREE = Gauge "stentor_capacity_free" Count [];
+    /// Those who wait, in the whole tree.
+    CAPACITY_WAITING = Gauge "stentor_capacity_waiting" Count [];
+    /// Those who come in a second: joins, and those who are told to wait.
+    CAPACITY_ARRIVALS = Gauge "stentor_capacity_arrivals_per_second" Count [];
+    /// How long the free places last at the present rate of arrivals; +Inf while nobody comes.
+    CAPACITY_SECONDS = Gauge "stentor_capacity_seconds_until_full" Seconds [];
     /// Rooms that the node carries at present.
     ROOMS = Gauge "stentor_rooms" Count [];
     /// Parents that are connected.
@@ -87,6 +101,10 @@ metrics_group! {
     HANDSHAKES = Counter "stentor_handshakes_total" Count [];
     /// Of these, sessions over WebTransport.
     WEBTRANSPORT = Counter "stentor_webtransport_sessions_total" Count [];
+    /// Retry: first packets answered with one, and times that it was switched on.
+    RETRIES = Counter "stentor_retries_total" Count ["event"];
+    /// Shards that ask clients to prove their address at present.
+    RETRY_ON = Gauge "stentor_retry_on" Count [];
     /// Sessions by what became of them: joined, refused, left, waited (told when to come again; of them
     /// waited_without_ticket: could prove nothing of themselves), redirected (to another relay),
     /// return_over_budget (came with a good pass, as a newcomer after all).

@@ -20,7 +20,7 @@ use crate::command::Commands;
 use crate::fanout::{Shard, ShardPorts, ShardReport};
 use crate::quic::config::{ConfigError, SharedKeys, TransportSettings, server_config};
 use crate::quic::sys::{BindOptions, Waiter, Waker, bind, pin_to_core};
-use crate::quic::{Driver, DriverSettings};
+use crate::quic::{Driver, DriverSettings, GateSettings};
 use crate::uplink::{Control, ControlPorts, ControlReport, EventLog, ShardLink, Uplinks};
 
 /// What a node is made of.
@@ -37,9 +37,11 @@ pub struct NodePlan {
     pub certificate_hashes: watch::Receiver<Vec<String>>,
     /// Transport settings for those who connect.
     pub transport: TransportSettings,
-    /// Handshakes under way on all shards together, above which clients prove their address first
-    /// (Retry, RFC 9000 section 8.1.2).
-    pub handshakes: u32,
+    /// Where an origin takes the stage and relays beside, on a shard of its own; nowhere if absent.
+    pub stage_listen: Option<SocketAddr>,
+    /// Handshakes on all shards together: a second, under way, and under way above which clients prove
+    /// their address first (Retry, RFC 9000 section 8.1.2).
+    pub gate: GateSettings,
     /// How to connect to parents; `None` at an origin.
     pub uplinks: Option<quinn_proto::ClientConfig>,
     /// The node's clock, which control has been given too.
@@ -80,6 +82,8 @@ pub enum StartError {
 pub struct RunningNode {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where the stage and relays are taken beside, if anywhere.
+    pub stage_listen: Option<SocketAddr>,
     /// What each shard reports.
     pub shards: Vec<Arc<ShardReport>>,
     /// What control reports.
@@ -107,13 +111,16 @@ impl RunningNode {
     pub fn start(plan: NodePlan) -> Result<Self, StartError> {
         let keys = SharedKeys::random()?;
         let server = server_config(plan.tls, &keys, &plan.transport)?;
-        let count = plan.shards.max(1);
+        let listening = plan.shards.max(1);
+        // The stage's shard is the last, with a socket and a place of its own.
+        let count = listening + u16::from(plan.stage_listen.is_some());
         let (to_control, messages) = bounded(limits::TO_CONTROL);
         let control_waiter = Waiter::new()?;
         let (failed_at, failed) = bounded(usize::from(count) + 1);
         let (commands, commanded) = Commands::new(control_waiter.waker());
         let mut node = Self {
             listen: plan.listen,
+            stage_listen: None,
             shards: Vec::new(),
             control: Arc::default(),
             failed,
@@ -138,18 +145,32 @@ impl RunningNode {
             .unzip();
         let mut links = Vec::new();
         for ((shard, waiter), foreign) in (0..count).zip(waiters).zip(inboxes) {
-            let handshakes = share(plan.handshakes, count, shard);
-            let driver = node.listening_driver((shard, count), handshakes, server.clone())?;
+            let stage = plan.stage_listen.filter(|_| shard == listening);
+            let gate = match stage {
+                Some(_) => plan.gate,
+                None => gate_share(&plan.gate, listening, shard),
+            };
+            let driver = node.listening_driver((shard, count), stage, gate, server.clone())?;
             let (ticks_in, ticks) = bounded(limits::TICK_QUEUE);
             let (messages_in, shard_messages) = bounded(limits::TO_SHARD);
             let (tls_in, tls) = bounded(1);
             let waker = waiter.waker();
+            let (capacity, door) = match stage {
+                Some(_) => (
+                    plan.shard.capacity.min(limits::SESSIONS_PER_SHARD),
+                    DoorSettings { stage_only: true, ..plan.shard.door },
+                ),
+                // The first shards take what does not divide.
+                None => (
+                    share(plan.shard.capacity, listening, shard),
+                    door_share(&plan.shard.door, listening, shard),
+                ),
+            };
             let settings = ShardSettings {
                 shard,
-                shards: count,
-                // The first shards take what does not divide.
-                capacity: share(plan.shard.capacity, count, shard),
-                door: door_share(&plan.shard.door, count, shard),
+                shards: listening,
+                capacity,
+                door,
                 seed: plan.shard.seed.wrapping_add(shard.into()),
                 ..plan.shard.clone()
             };
@@ -227,18 +248,23 @@ impl RunningNode {
     fn listening_driver(
         &mut self,
         (shard, shards): (u16, u16),
-        handshakes: u32,
+        stage: Option<SocketAddr>,
+        gate: GateSettings,
         server: Arc<quinn_proto::ServerConfig>,
     ) -> Result<Driver, StartError> {
-        let options = BindOptions { reuse_port: shards > 1, ..BindOptions::default() };
-        let listen = |error| StartError::Listen { address: self.listen, error };
-        let socket = bind(self.listen, options).map_err(listen)?;
-        // Port 0 is any free one: the other shards bind the one that the first was given.
-        self.listen = socket.local_addr()?;
-        let settings = DriverSettings {
-            retry_above: usize::try_from(handshakes).unwrap_or(usize::MAX),
-            ..DriverSettings::server(server, &self.keys, shard, shards)
-        };
+        let address = stage.unwrap_or(self.listen);
+        let reuse_port = shards > 1 && stage.is_none();
+        let options = BindOptions { reuse_port, ..BindOptions::default() };
+        let listen = |error| StartError::Listen { address, error };
+        let socket = bind(address, options).map_err(listen)?;
+        if stage.is_some() {
+            self.stage_listen = Some(socket.local_addr()?);
+        } else {
+            // Port 0 is any free one: the other shards bind the one that the first was given.
+            self.listen = socket.local_addr()?;
+        }
+        let settings =
+            DriverSettings { gate, ..DriverSettings::server(server, &self.keys, shard, shards) };
         Ok(Driver::new(socket, settings, Instant::now())?)
     }
 
@@ -302,6 +328,19 @@ impl Drop for RunningNode {
 /// One shard's part of a node's capacity.
 fn share(whole: u32, shards: u16, shard: u16) -> u32 {
     whole / u32::from(shards) + u32::from(u32::from(shard) < whole % u32::from(shards))
+}
+
+/// One shard's part of a node's handshakes.
+fn gate_share(whole: &GateSettings, shards: u16, shard: u16) -> GateSettings {
+    let part = |whole: usize| match u32::try_from(whole) {
+        Ok(whole) => share(whole, shards, shard).max(1) as usize,
+        Err(_) => whole,
+    };
+    GateSettings {
+        per_s: share(whole.per_s, shards, shard).max(1),
+        in_flight: part(whole.in_flight),
+        retry_above: part(whole.retry_above),
+    }
 }
 
 /// One shard's part of what a node admits. No budget is without any part, for newcomers reach a shard

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use stentor_proto::fanout::Variant;
-use stentor_proto::node::{Closes, ControlStats, ShardStats};
+use stentor_proto::node::{CapacityView, Closes, ControlStats, ShardStats};
 
 use crate::admin::AdminState;
 use crate::fanout::ShardReport;
@@ -114,6 +114,7 @@ impl Observer {
         // The worst of the rooms: an alarm is about that one, and `/topology` names it.
         let worst = view.rooms.iter().map(|room| room.delay_ms / 1_000.0).reduce(f64::max);
         metrics::DELAY.gauge(&[]).set(worst.unwrap_or(0.0));
+        publish_capacity(&view.capacity);
         self.publish_ticks(sums, &control.control);
         self.publish_transport(&sums.driver);
         self.publish_drops(sums, control);
@@ -165,6 +166,9 @@ impl Observer {
         self.count(&metrics::UDP_DATAGRAMS, "in", driver.packets_in);
         self.count(&metrics::UDP_DATAGRAMS, "out", driver.packets_out);
         self.count(&metrics::HANDSHAKES, "", driver.connected);
+        self.count(&metrics::RETRIES, "answered", driver.incoming_retried);
+        self.count(&metrics::RETRIES, "switched_on", driver.retry_switched);
+        metrics::RETRY_ON.gauge(&[]).set(driver.retry_on as f64);
         self.count(&metrics::WEBTRANSPORT, "", driver.webtransport);
     }
 
@@ -191,7 +195,8 @@ impl Observer {
             ("datagram_full", driver.datagram_full),
             ("incoming_refused", driver.incoming_refused),
             ("incoming_full", driver.incoming_full),
-            ("incoming_retried", driver.incoming_retried),
+            ("incoming_over_rate", driver.incoming_over_rate),
+            ("incoming_over_flight", driver.incoming_over_flight),
             ("handshakes_failed", driver.handshakes_failed - driver.handshakes_slow),
             ("handshakes_slow", driver.handshakes_slow),
             ("datagrams_too_small", driver.datagrams_too_small),
@@ -232,4 +237,16 @@ impl Observer {
         }
         sums
     }
+}
+
+/// What there is room for, for those who add relays.
+fn publish_capacity(capacity: &CapacityView) {
+    metrics::CAPACITY_PLACES.gauge(&[]).set(capacity.places as f64);
+    metrics::CAPACITY_USED.gauge(&[]).set(capacity.used as f64);
+    metrics::CAPACITY_HEADROOM.gauge(&[]).set(capacity.headroom as f64);
+    metrics::CAPACITY_FREE.gauge(&[]).set(capacity.free as f64);
+    metrics::CAPACITY_WAITING.gauge(&[]).set(capacity.waiting as f64);
+    metrics::CAPACITY_ARRIVALS.gauge(&[]).set(capacity.arrivals_per_s);
+    let full_in = capacity.seconds_until_full();
+    metrics::CAPACITY_SECONDS.gauge(&[]).set(full_in);
 }

@@ -142,7 +142,8 @@ pub fn node_plan(
             uni_streams: H3_UNI_STREAMS,
             ..TransportSettings::default()
         },
-        handshakes: node.limits.handshakes,
+        stage_listen: None,
+        gate: node.gate(),
         uplinks: None,
         clock,
         control,

@@ -309,7 +309,7 @@ fn a_draining_server_takes_nobody_new() {
 #[test]
 fn under_attack_addresses_are_proven_first() {
     let rig = Rig::new();
-    let mut server = rig.server_with("127.0.0.1:0", |settings| settings.retry_above = 0);
+    let mut server = rig.server_with("127.0.0.1:0", |settings| settings.gate.retry_above = 0);
     let mut client = rig.client("127.0.0.1:0");
     client.connect(&rig, server.address());
     rig::until([&mut server, &mut client], |[server, client]| {

@@ -27,4 +27,4 @@ pub use origin::{
 pub use relay::{RelayControl, RelaySettings};
 pub use shard::{Fanout, NodeShard, ShardEffect, ShardSettings};
 pub use stats::{Closes, ControlStats, ShardStats};
-pub use view::{NodeView, ParentView, RelayView, RoomView};
+pub use view::{CapacityView, NodeView, ParentView, RelayView, RoomView};

@@ -305,6 +305,7 @@ impl OriginControl {
             parents: Vec::new(),
             rooms: self.rooms.values().map(OriginRoom::view).collect(),
             relays: self.relay_views(),
+            capacity: self.capacity(listeners),
             why: String::new(),
         }
     }

@@ -13,7 +13,7 @@ use super::control::{ControlEffect, LinkId};
 use super::messages::{Tick, ToControl, ToShard};
 use super::redeem::redeem;
 use super::stats::ControlStats;
-use super::view::{NodeView, ParentView, RoomView};
+use super::view::{CapacityView, NodeView, ParentView, RoomView};
 use crate::admission::{DoorTotals, Spent};
 use crate::random::Random;
 use crate::session::{Budget, SessionKey};
@@ -75,6 +75,8 @@ pub struct RelayControl {
     /// The origin's last word on those who wait, and its clock.
     queue: Option<Admission>,
     clock: links::OriginClock,
+    /// Places that the origin wants kept.
+    headroom: u32,
     sums: Sums,
     children: BTreeMap<SessionKey, String>,
     /// Rooms that no parent has: until when that is believed, and what those who ask are told.
@@ -113,6 +115,7 @@ impl RelayControl {
             spent: Spent::default(),
             queue: None,
             clock: links::OriginClock::default(),
+            headroom: 0,
             children: BTreeMap::new(),
             absent: BTreeMap::new(),
             asking: Budget::new(limits::NEW_ROOMS_PER_S, now),
@@ -247,7 +250,24 @@ impl RelayControl {
                 .collect(),
             rooms: self.rooms.iter().filter_map(|(name, room)| room.view(name)).collect(),
             relays: Vec::new(),
+            capacity: self.capacity(),
             why: self.attach.why().to_owned(),
+        }
+    }
+
+    fn capacity(&self) -> CapacityView {
+        let joins: u32 = self.totals.values().map(|t| t.2).sum();
+        // The newest second is still being counted.
+        let tickets = self.doors.values().filter_map(|door| door.arrivals.iter().rev().nth(1));
+        let tickets: u64 = tickets.map(|&(_, count)| count).sum();
+        let waiting = self.queue.as_ref().map_or(0, |queue| queue.waiting);
+        CapacityView {
+            places: self.settings.info.capacity.into(),
+            used: self.totals.values().map(|t| u64::from(t.0 + t.1)).sum(),
+            headroom: self.headroom.into(),
+            free: self.doors.values().map(|door| u64::from(door.free)).sum(),
+            waiting,
+            arrivals_per_s: f64::from(joins) + if waiting > 0 { tickets as f64 } else { 0.0 },
         }
     }
 

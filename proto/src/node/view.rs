@@ -26,9 +26,36 @@ pub struct NodeView {
     /// The tree, at the origin.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub relays: Vec<RelayView>,
+    /// What there is room for: on this node, or at the origin in the whole tree.
+    pub capacity: CapacityView,
     /// Why the relay stands where it stands.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub why: String,
+}
+
+/// Room for listeners, and those who want it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct CapacityView {
+    /// Sessions that may be carried.
+    pub places: u64,
+    /// Of them, those in use.
+    pub used: u64,
+    /// Places kept for the listeners of a relay that may die.
+    pub headroom: u64,
+    /// Places that newcomers may have.
+    pub free: u64,
+    /// Those who wait, in the whole tree.
+    pub waiting: u64,
+    /// Those who come in a second: joins, and those who are told to wait.
+    pub arrivals_per_s: f64,
+}
+
+impl CapacityView {
+    /// How long the free places last at the present rate of arrivals; infinite while nobody comes.
+    #[must_use]
+    pub fn seconds_until_full(&self) -> f64 {
+        if self.free == 0 { 0.0 } else { self.free as f64 / self.arrivals_per_s.max(0.0) }
+    }
 }
 
 /// One parent of a relay.

@@ -17,6 +17,7 @@ use super::event::{
     ConnId, ConnStats, ConnectError, DriverStats, Event, Outcome, Packet, Received,
     SendControlError,
 };
+use super::gate::GateSettings;
 use super::sys::ReceiveBatch;
 
 /// What a driver is made of, beside its socket.
@@ -36,8 +37,8 @@ pub struct DriverSettings {
     pub connections: usize,
     /// Handshakes started in one call of [`Driver::receive`].
     pub handshakes_per_turn: usize,
-    /// With this many handshakes under way, clients prove their address first (Retry).
-    pub retry_above: usize,
+    /// Handshakes a second and under way, and when clients prove their address first.
+    pub gate: GateSettings,
 }
 
 impl DriverSettings {
@@ -52,7 +53,7 @@ impl DriverSettings {
             shards,
             connections: SESSIONS_PER_SHARD as usize,
             handshakes_per_turn: HANDSHAKES_PER_TURN,
-            retry_above: usize::MAX,
+            gate: GateSettings::OPEN,
         }
     }
 
@@ -67,7 +68,7 @@ impl DriverSettings {
             shards: 1,
             connections: SESSIONS_PER_SHARD as usize,
             handshakes_per_turn: 0,
-            retry_above: usize::MAX,
+            gate: GateSettings::OPEN,
         }
     }
 }

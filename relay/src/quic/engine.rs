@@ -16,13 +16,14 @@ use quinn_proto::{
     AcceptError, ClientConfig, Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint,
     EndpointEvent, Incoming, Transmit,
 };
-use stentor_proto::limits::{HANDSHAKE_DEADLINE, INCOMING};
+use stentor_proto::limits::{HANDSHAKE_DEADLINE, INCOMING, INCOMING_PER_TURN};
 use stentor_proto::wire::CloseCode;
 
 use super::cid::CID_BYTES;
 use super::connection::{Entry, Outbox, marks};
 use super::driver::DriverSettings;
 use super::event::{ConnId, ConnectError, Event, Outcome, Packet, SendControlError};
+use super::gate::{Gate, Pass};
 use super::sys::{Arrival, SendBatch, SourceProbe, family, mark_ecn};
 use super::timers::Timers;
 
@@ -45,6 +46,7 @@ pub(super) struct Engine {
     pub(super) outbox: Outbox,
     pub(super) incoming: VecDeque<Incoming>,
     pub(super) refuse_new: bool,
+    gate: Gate,
 }
 
 impl Engine {
@@ -57,6 +59,7 @@ impl Engine {
         let endpoint = settings.endpoint.clone();
         Ok(Self {
             any_address: socket.local_addr()?.ip().is_unspecified(),
+            gate: Gate::new(settings.gate, now),
             endpoint: Endpoint::new(endpoint, settings.server.clone(), false, None),
             socket,
             settings,
@@ -146,13 +149,17 @@ impl Engine {
 
     /// Starts handshakes that wait, as many as one turn allows.
     pub(super) fn start_handshakes(&mut self, now: Instant) -> usize {
-        let mut started = 0;
-        while started < self.settings.handshakes_per_turn {
+        let (retries, switched) = self.gate.look(now, self.outbox.handshaking);
+        self.outbox.stats.retry_on = retries.into();
+        self.outbox.stats.retry_switched = switched;
+        // An answer without a handshake costs little; it is bounded all the same.
+        let (mut started, mut seen) = (0, 0);
+        while started < self.settings.handshakes_per_turn && seen < INCOMING_PER_TURN {
             let Some(incoming) = self.incoming.pop_front() else {
                 break;
             };
-            started += 1;
-            self.start_handshake(now, incoming);
+            seen += 1;
+            started += usize::from(self.start_handshake(now, incoming));
         }
         started
     }
@@ -296,6 +303,7 @@ impl Engine {
     }
 
     fn queue_incoming(&mut self, incoming: Incoming) {
+        self.gate.arrived();
         let stats = &mut self.outbox.stats;
         if self.refuse_new {
             stats.incoming_refused += 1;
@@ -311,18 +319,29 @@ impl Engine {
         self.endpoint.ignore(incoming);
     }
 
-    fn start_handshake(&mut self, now: Instant, incoming: Incoming) {
+    /// Starts a client's handshake, or answers it otherwise; whether it was started.
+    fn start_handshake(&mut self, now: Instant, incoming: Incoming) -> bool {
         self.make_room();
-        if self.outbox.handshaking >= self.settings.retry_above
-            && !incoming.remote_address_validated()
-            && incoming.may_retry()
-        {
-            self.outbox.stats.incoming_retried += 1;
-            match self.endpoint.retry(incoming, self.batch.slot()) {
-                Ok(transmit) => self.commit(&transmit),
-                Err(error) => self.endpoint.ignore(error.into_incoming()),
+        match self.gate.judge(now, self.outbox.handshaking, &incoming) {
+            Pass::Accept => {}
+            Pass::Retry => {
+                self.outbox.stats.incoming_retried += 1;
+                match self.endpoint.retry(incoming, self.batch.slot()) {
+                    Ok(transmit) => self.commit(&transmit),
+                    Err(error) => self.endpoint.ignore(error.into_incoming()),
+                }
+                return false;
             }
-            return;
+            Pass::OverRate => {
+                self.outbox.stats.incoming_over_rate += 1;
+                self.endpoint.ignore(incoming);
+                return false;
+            }
+            Pass::OverFlight => {
+                self.outbox.stats.incoming_over_flight += 1;
+                self.endpoint.ignore(incoming);
+                return false;
+            }
         }
         self.outbox.stats.handshakes += 1;
         match self.endpoint.accept(incoming, now, self.batch.slot(), None) {
@@ -342,6 +361,7 @@ impl Engine {
                 }
             }
         }
+        true
     }
 
     fn insert(&mut self, handle: ConnectionHandle, quic: Connection) -> ConnId {

@@ -261,6 +261,14 @@ pub struct DriverStats {
     pub incoming_full: u64,
     /// First packets answered with a Retry.
     pub incoming_retried: u64,
+    /// First packets ignored because the second's handshakes were spent.
+    pub incoming_over_rate: u64,
+    /// First packets ignored because as many handshakes were under way as may be.
+    pub incoming_over_flight: u64,
+    /// Drivers that answer first packets with a Retry at present: 1 or 0, or their sum.
+    pub retry_on: u64,
+    /// Times that Retry went on.
+    pub retry_switched: u64,
     /// Peers closed because their datagrams are off or too small.
     pub datagrams_too_small: u64,
     /// Streams refused beyond the control stream.
@@ -296,6 +304,10 @@ impl std::ops::AddAssign for DriverStats {
         self.handshakes_slow += other.handshakes_slow;
         self.incoming_refused += other.incoming_refused;
         self.incoming_full += other.incoming_full;
+        self.incoming_over_rate += other.incoming_over_rate;
+        self.incoming_over_flight += other.incoming_over_flight;
+        self.retry_on += other.retry_on;
+        self.retry_switched += other.retry_switched;
         self.incoming_retried += other.incoming_retried;
         self.datagrams_too_small += other.datagrams_too_small;
         self.streams_refused += other.streams_refused;

@@ -19,6 +19,7 @@ mod connection;
 mod driver;
 mod engine;
 mod event;
+mod gate;
 pub mod sys;
 mod timers;
 pub mod webtransport;
@@ -28,3 +29,4 @@ pub use event::{
     CloseReason, ClosedBy, ConnId, ConnStats, ConnectError, DriverStats, Event, Outcome, Packet,
     Received, SendControlError,
 };
+pub use gate::GateSettings;

@@ -9,6 +9,7 @@ use stentor_proto::limits;
 
 use super::parse::{HostPort, name, socket_addr, within};
 use crate::config::{ConfigError, LimitsConfig, LogConfig, NodeConfig, Sources, TlsConfig};
+use crate::quic::GateSettings;
 
 /// Shards of one process at most: connection ids carry the shard in one byte.
 const SHARDS: usize = 64;
@@ -238,6 +239,21 @@ impl NodeSettings {
             tickets_per_s: limits.tickets_per_s,
             stage_only: false,
         }
+    }
+
+    /// The handshakes that it starts: those that its door answers in a second, whatever becomes of them,
+    /// and Retry once half of those that may be under way are.
+    #[must_use]
+    pub fn gate(&self) -> GateSettings {
+        let limits = &self.limits;
+        let in_flight = usize::try_from(limits.handshakes).unwrap_or(usize::MAX);
+        let retry_above = in_flight.div_ceil(2);
+        if !self.admission {
+            return GateSettings { retry_above, ..GateSettings::OPEN };
+        }
+        let per_s = limits.joins_per_s.saturating_add(limits.returns_per_s);
+        let per_s = per_s.saturating_add(limits.tickets_per_s);
+        GateSettings { per_s, in_flight, retry_above }
     }
 
     /// Newcomers that it tells the origin it takes in a second; none where joins are not shaped.

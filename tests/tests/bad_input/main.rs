@@ -9,6 +9,7 @@ mod parent;
 mod peer;
 mod scene;
 mod speech;
+mod tickets;
 mod transport;
 mod webtransport;
 
@@ -61,6 +62,7 @@ async fn misdeeds(scene: &Scene) -> Result<()> {
     let stale = scene::Counter::drops(scene.relay(), "stale")?;
     let stalled = transport::stall(scene.hand());
     joins::all(scene).await.context("joins")?;
+    tickets::all(scene).await.context("waiting tickets")?;
     control::all(scene).await.context("control messages")?;
     datagrams::all(scene).await.context("datagrams")?;
     speech::all(scene).await.context("speech")?;

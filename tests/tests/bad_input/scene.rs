@@ -136,6 +136,11 @@ impl<'a> Counter<'a> {
         Self::new(node, format!("stentor_closes_total{{code=\"{code}\"}}"))
     }
 
+    /// First packets answered with a Retry.
+    pub(crate) fn retries(node: &'a Node) -> Result<Self> {
+        Self::new(node, "stentor_retries_total{event=\"answered\"}".to_owned())
+    }
+
     fn new(node: &'a Node, key: String) -> Result<Self> {
         let before = node.metric(&key)?;
         Ok(Self { node, key, before })

@@ -58,7 +58,7 @@ async fn flood(scene: &Scene) -> Result<()> {
 
 /// First flights of clients that never answer: above its limit the node keeps nothing of them.
 pub(crate) async fn half_open(scene: &Scene) -> Result<()> {
-    let retried = Counter::drops(scene.relay(), "incoming_retried")?;
+    let retried = Counter::retries(scene.relay())?;
     let now = Instant::now();
     let socket = bind(([127, 0, 0, 1], 0).into(), BindOptions::default())?;
     let keys = SharedKeys::random()?;

@@ -5,6 +5,7 @@ use crate::Time;
 use crate::node::control::ControlEffect;
 use crate::node::messages::ToShard;
 use crate::node::redeem::redeemed;
+use crate::node::view::CapacityView;
 use crate::session::SessionKey;
 use crate::tree::ORIGIN;
 use crate::wire::{Close, DoorLoad, Load};
@@ -62,6 +63,24 @@ impl OriginControl {
     pub(super) fn tell_queue(&mut self, now: Time, session: SessionKey) {
         let admission = self.watermark.document(self.unix_ms(now));
         self.send_to(session, ToShard::RelayAdmission { session, admission });
+    }
+
+    /// What there is room for in the whole tree.
+    pub(super) fn capacity(&self, own: u64) -> CapacityView {
+        let mut view = CapacityView {
+            places: self.settings.capacity.into(),
+            used: own + self.totals.values().map(|totals| u64::from(totals.1)).sum::<u64>(),
+            headroom: self.headroom(),
+            free: self.watermark.free(),
+            waiting: self.watermark.waiting(),
+            arrivals_per_s: self.watermark.arriving(),
+        };
+        for relay in self.planner.topology() {
+            view.places += u64::from(relay.capacity);
+            view.used += u64::from(relay.load.listeners) + u64::from(relay.load.children);
+            view.arrivals_per_s += f64::from(relay.load.joins_per_s);
+        }
+        view
     }
 
     /// Redeems a ticket that is shown to the origin itself.

@@ -105,6 +105,11 @@ impl OriginControl {
         self.lists.wake(now);
     }
 
+    /// Places that relays were told to keep.
+    pub(super) fn headroom(&self) -> u64 {
+        self.lists.told.values().map(|told| u64::from(told.siblings.headroom)).sum()
+    }
+
     /// Looks at the lists that are due, and at some others in turn, for loads change.
     pub(super) fn siblings_timeout(&mut self, now: Time) {
         if self.lists.every.is_some_and(|at| now >= at) {

@@ -195,6 +195,7 @@ impl RelayControl {
             self.stats.bad_messages += 1;
             return;
         }
+        self.headroom = siblings.headroom;
         self.effects.push_back(ControlEffect::ToShards(ToShard::Siblings(siblings)));
     }
 

@@ -177,7 +177,7 @@ impl NodeShard {
         let listeners = self.listeners + self.reserved;
         let here = (self.settings.capacity - self.kept()).saturating_sub(listeners + self.children);
         let free = here.min(self.settings.door.listeners.saturating_sub(listeners));
-        if self.draining { 0 } else { free }
+        if self.draining || self.settings.door.stage_only { 0 } else { free }
     }
 
     /// Places that are kept for those who return.
