@@ -16,10 +16,10 @@ use stentor_proto::session::SessionKey;
 use stentor_proto::token::Verifier;
 use stentor_proto::tree::PlannerSettings;
 use stentor_proto::wire::{
-    Admission, Alternate, Beacon, ClientMessage, Close, CloseCode, DoorLoad, Framing, Hello, Load,
-    Parent, Placement, RelayInfo, RepairRequest, Role, RoomState, ServerMessage, Siblings,
-    SpeechFrame, Subscribed, TickFlags, TickKey, Welcome, beacon_bytes, encode_control,
-    record_bytes, repair_bytes, speech_bytes, ticks_bytes,
+    Admission, Alternate, Beacon, ClientMessage, Close, CloseCode, DoorLoad, Framing, Hand, Hello,
+    Load, Parent, Placement, RelayInfo, RepairRequest, RevokedEntry, RevokedPage, Role, RoomState,
+    ServerMessage, Siblings, SpeechFrame, Subscribed, Tally, TickFlags, TickKey, Welcome,
+    beacon_bytes, encode_control, record_bytes, repair_bytes, speech_bytes, ticks_bytes,
 };
 
 use crate::machines::later;
@@ -443,7 +443,13 @@ fn server_message(a: u8, b: u8) -> Bytes {
             version: u64::from(b),
             ..RoomState::default()
         }),
-        6 => ServerMessage::Placement(placement(a, b)),
+        6 if a & 1 == 0 => ServerMessage::Placement(placement(a, b)),
+        6 => ServerMessage::Revoked(RevokedPage {
+            room: room_name(a),
+            generation: u64::from(b >> 6),
+            since: u32::from(a >> 6),
+            entries: vec![RevokedEntry::ban("mal", a & 2 == 0); usize::from(b % 20)],
+        }),
         7 if b & 8 != 0 => ServerMessage::Admission(admission(a, b)),
         _ => ServerMessage::Unknown,
     })
@@ -464,7 +470,7 @@ fn to_control(a: u8, b: u8) -> ToControl {
     let session =
         SessionKey { shard: u16::from(a & 1), ix: SessionIx(u32::from(a >> 5)), generation: 1 };
     let (room, shard) = (room_name(b), u16::from(a & 1));
-    match a % 12 {
+    match a % 16 {
         0 => ToControl::WantRoom { room },
         1 => ToControl::RoomIdle { shard, room },
         2 => ToControl::RoomBusy { shard, room },
@@ -474,7 +480,24 @@ fn to_control(a: u8, b: u8) -> ToControl {
             identity: format!("id{}", b % 6),
             name: String::new(),
             role: [Role::Speaker, Role::Host, Role::Listener][usize::from(b % 3)],
+            minted: 1_700_000_000 + u64::from(b),
+            jti: None,
         },
+        11 => {
+            let (identity, name) = (format!("id{}", b % 6), String::new());
+            let hand = Hand { room, identity, name, raised: b & 8 == 0, sequence: u64::from(b) };
+            ToControl::Hands { hands: vec![hand] }
+        }
+        12 => ToControl::Met {
+            room,
+            identity: format!("id{}", b % 6),
+            address: [192, 0, 2, b].into(),
+        },
+        13 => {
+            let tally = Tally { listeners: u32::from(b), ..Tally::default() };
+            ToControl::Rooms { shard, tallies: vec![(u32::from(b % 4), tally)] }
+        }
+        14 => ToControl::SelfMute { session, muted: b & 1 == 0 },
         5 => ToControl::StageLeave { session },
         6 => {
             let slot = u16::from(b >> 4);

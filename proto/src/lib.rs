@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 
 pub mod admission;
+pub mod authority;
 pub mod fanout;
 pub mod limits;
 pub mod listen;
@@ -19,6 +20,7 @@ pub mod node;
 pub mod pass;
 mod random;
 pub mod receive;
+pub mod revoked;
 pub mod room;
 pub mod session;
 pub mod speech;

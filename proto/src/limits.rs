@@ -178,6 +178,51 @@ const _: () = assert!(SEQ_WINDOW == u64::BITS && FIRST_HOP_MISSING < SEQ_WINDOW 
 /// Kinds of reactions: a fixed set, so that the sums of a room have a size.
 pub const REACTIONS: [&str; 8] =
     ["clap", "heart", "laugh", "wow", "hundred", "agree", "disagree", "sad"];
+/// Reactions of one listener in a second; the rest is dropped and counted.
+pub const REACTIONS_PER_S: u32 = 10;
+/// Raised hands of one room that the origin keeps in their order; further ones are dropped.
+pub const HANDS_PER_ROOM: usize = 256;
+/// Hands that wait in a relay for their turn up the tree: one of each of its busiest rooms' listeners
+/// for some seconds. Further ones are dropped.
+pub const HANDS_QUEUE: usize = 256;
+/// Hands in one message up the tree: names of [`NAME_BYTES`] fit [`CONTROL_BYTES`] even escaped.
+pub const HANDS_PER_MESSAGE: usize = 8;
+/// Messages with hands leave a relay this often at most: 32 hands a second.
+pub const HANDS_EVERY: Duration = Duration::from_millis(250);
+/// A listener raises and lowers its hand this often at most.
+pub const HAND_APART: Duration = Duration::from_millis(500);
+/// A listener reports what it hears this often at most.
+pub const REPORT_APART: Duration = Duration::from_secs(2);
+/// Buckets of what listeners hear.
+pub const HEARD_BUCKETS: usize = 6;
+/// Upper bounds of the buckets of loss and concealment (per mille); the last bucket has none.
+pub const HEARD_PERMILLE: [u32; HEARD_BUCKETS - 1] = [0, 5, 10, 30, 100];
+/// Upper bounds of the buckets of delay (milliseconds).
+pub const HEARD_DELAY_MS: [u32; HEARD_BUCKETS - 1] = [100, 200, 400, 800, 1_600];
+/// A listener hears well with at most so much of the sound made up (per mille): one frame in a
+/// second and a half is not noticed.
+pub const HEARS_WELL_PERMILLE: u32 = 10;
+/// Rooms in one report of load: each about 450 bytes, so that the report fits [`CONTROL_BYTES`]
+/// beside its round trips. More rooms take turns.
+pub const LOAD_ROOMS: usize = 16;
+/// A child's word on a room counts this long: its turn comes every [`ROOMS`] / [`LOAD_ROOMS`] s.
+pub const ROOM_SUM_EXPIRY: Duration = Duration::from_secs(20);
+/// People, tokens and addresses that one room refuses; bans never give way.
+pub const REVOKED_PER_ROOM: usize = 1_024;
+/// Of them in one message: names of [`NAME_BYTES`] fit [`CONTROL_BYTES`] even escaped.
+pub const REVOKED_PER_PAGE: usize = 16;
+/// Invitations of one room at once, all in one message.
+pub const INVITATIONS: usize = 16;
+/// Rooms that are not there and whose bans are remembered all the same.
+pub const ABSENT_ROOMS: usize = 4 * ROOMS;
+/// Addresses that one ban of a person may come to.
+pub const ADDRESSES_PER_BAN: usize = 4;
+/// Things that happened in rooms and wait to be told to those who follow.
+pub const NEWS: usize = 1_024;
+/// Counts in a room's document change at most this often.
+pub const COUNTS_EVERY: Duration = Duration::from_secs(1);
+
+const _: () = assert!(ROOM_SUM_EXPIRY.as_secs() > (ROOMS / LOAD_ROOMS) as u64);
 
 // --- Delivery --------------------------------------------------------------------------------
 
@@ -479,6 +524,28 @@ pub const HTTP_WRITES_PER_S: u32 = 50;
 /// Addresses are told apart by this many counters, each 24 bytes; two that share one share its
 /// budget.
 pub const HTTP_ADDRESSES: usize = 16 * 1024;
+/// Changes that wait for the store's disk. A full queue answers "busy".
+pub const STORE_QUEUE: usize = 1_024;
+/// Changes in one transaction of the store.
+pub const STORE_BATCH: usize = 64;
+/// Answers to calls with an idempotency key that are kept: about 2 KB each.
+pub const IDEMPOTENT: usize = 1_024;
+/// Those who follow rooms by server-sent events at once.
+pub const FOLLOWERS: usize = 512;
+/// Webhooks of one room, and of all rooms.
+pub const WEBHOOKS_PER_ROOM: usize = 8;
+/// See [`WEBHOOKS_PER_ROOM`].
+pub const WEBHOOKS: usize = 256;
+/// Messages that wait for one webhook; further ones are dropped.
+pub const WEBHOOK_QUEUE: usize = 64;
+/// Times that one message is tried, the pause doubling from [`WEBHOOK_PAUSE`]: half an hour together.
+pub const WEBHOOK_TRIES: u32 = 11;
+/// See [`WEBHOOK_TRIES`].
+pub const WEBHOOK_PAUSE: Duration = Duration::from_secs(1);
+/// A webhook answers by then.
+pub const WEBHOOK_TIME: Duration = Duration::from_secs(10);
+/// Relays that a host's statistics name: those with the most trouble.
+pub const STATS_RELAYS: usize = 64;
 /// Rooms in one answer.
 pub const ROOMS_PER_PAGE: usize = 64;
 /// Relays that a newcomer is told.

@@ -152,6 +152,7 @@ fn load() -> impl Strategy<Value = Load> {
                 admitted,
             }),
             certificate_hashes,
+            rooms: Vec::new(),
         },
     )
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "the world is a module of its test")]
 
+#[path = "world/people_tests.rs"]
+mod people;
 mod world;
 
 use stentor_proto::limits;

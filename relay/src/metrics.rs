@@ -127,6 +127,9 @@ metrics_group! {
     VARIANTS = Counter "stentor_variant_changes_total" Count ["why"];
     /// Ticks asked of parents, and answers to children.
     REPAIRS = Counter "stentor_repairs_total" Count ["direction"];
+    /// Control messages read from sessions of this node: at the origin their number follows the
+    /// relays and the stage, not the listeners.
+    CONTROL_MESSAGES = Counter "stentor_control_messages_total" Count [];
     /// Datagrams with ticks that were offered to connections.
     TICK_DATAGRAMS = Counter "stentor_tick_datagrams_total" Count [];
     /// Beacons: signs of life when there was nothing to send.
@@ -152,8 +155,13 @@ metrics_group! {
     /// Requests to the HTTP API, by status: 2xx, 3xx, 4xx, 5xx.
     HTTP_REQUESTS = Counter "stentor_http_requests_total" Count ["status"];
     /// Requests to the HTTP API that were refused for their number: of one address (address), or
-    /// because control has too many (busy).
+    /// because control has too many (busy), as many follow rooms as may (followers), or one of
+    /// them reads too slowly (slow_follower).
     HTTP_REFUSED = Counter "stentor_http_refused_total" Count ["cause"];
+
+    /// Messages to webhooks, by what became of them: delivered, retried, given_up, dropped (the queue
+    /// is full).
+    WEBHOOKS = Counter "stentor_webhooks_total" Count ["result"];
 
     /// Requests to the admin listener, by status.
     ADMIN_REQUESTS = Counter "stentor_admin_requests_total" Count ["status"];

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use stentor_proto::admission::DoorSettings;
 use stentor_proto::limits;
-use stentor_proto::node::{NodeControl, NodeShard, ShardSettings};
+use stentor_proto::node::{News, NodeControl, NodeShard, ShardSettings};
 use stentor_proto::token::Verifier;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::clock::Clock;
 use crate::command::Commands;
@@ -92,6 +92,8 @@ pub struct RunningNode {
     pub failed: Receiver<String>,
     /// The way to control, at an origin.
     pub commands: Commands,
+    /// What happens in an origin's rooms; who is too slow misses some, and is told so.
+    pub news: broadcast::Sender<Arc<News>>,
     keys: SharedKeys,
     transport: TransportSettings,
     tls: Vec<Reloads>,
@@ -118,6 +120,7 @@ impl RunningNode {
         let control_waiter = Waiter::new()?;
         let (failed_at, failed) = bounded(usize::from(count) + 1);
         let (commands, commanded) = Commands::new(control_waiter.waker());
+        let news = broadcast::Sender::new(limits::NEWS);
         let mut node = Self {
             listen: plan.listen,
             stage_listen: None,
@@ -125,6 +128,7 @@ impl RunningNode {
             control: Arc::default(),
             failed,
             commands,
+            news: news.clone(),
             keys,
             transport: plan.transport,
             tls: Vec::new(),
@@ -202,6 +206,7 @@ impl RunningNode {
             shards: links,
             messages,
             commands: commanded,
+            news,
             waiter: control_waiter,
             report: node.control.clone(),
             events: plan.events,

@@ -142,6 +142,7 @@ impl Observer {
         self.count(&metrics::REHOMES, "asked", sums.shard.asked_to_move);
         self.count(&metrics::REHOMES, "probed", sums.shard.probed);
         self.count(&metrics::FEEDS_SILENT, "", control.feeds_silent);
+        self.count(&metrics::CONTROL_MESSAGES, "", sums.shard.control_messages);
         self.count(&metrics::TICK_DATAGRAMS, "", sums.shard.offered);
         self.count(&metrics::BEACONS, "", sums.shard.beacons);
         self.count(&metrics::JOINS, "joined", sums.shard.joined);

@@ -89,6 +89,8 @@ impl Ear {
                     | ServerMessage::Move { .. }
                     | ServerMessage::Waiting(_)
                     | ServerMessage::Redirect { .. }
+                    | ServerMessage::Invited { .. }
+                    | ServerMessage::InvitationWithdrawn
                     | ServerMessage::Closing { .. }
                     | ServerMessage::Unknown,
                 )) => {}
@@ -96,7 +98,9 @@ impl Ear {
                     ServerMessage::Refused { .. }
                     | ServerMessage::Placement(_)
                     | ServerMessage::Siblings(_)
-                    | ServerMessage::Admission(_),
+                    | ServerMessage::Admission(_)
+                    | ServerMessage::Revoked(_)
+                    | ServerMessage::Invitations(_),
                 ))
                 | Err(_) => {
                     heard.broken = true;

@@ -7,6 +7,7 @@ use stentor_proto::names::NameError;
 use stentor_proto::node::RoomError;
 use stentor_proto::token::TokenError;
 use stentor_relay::command::AskError;
+use stentor_relay::metrics;
 use utoipa::ToSchema;
 
 /// A problem (RFC 9457). `code` is stable; `detail` is one sentence for people.
@@ -95,6 +96,9 @@ impl From<RoomError> for Problem {
             RoomError::Exists(_) => StatusCode::CONFLICT,
             RoomError::Full => StatusCode::SERVICE_UNAVAILABLE,
             RoomError::Setting(_) => StatusCode::BAD_REQUEST,
+            RoomError::NotOnStage(_) | RoomError::InvitationsFull | RoomError::BansFull => {
+                StatusCode::CONFLICT
+            }
         };
         Self::new(status, error.code(), error.to_string())
     }
@@ -108,6 +112,7 @@ impl From<NameError> for Problem {
 
 impl From<AskError> for Problem {
     fn from(error: AskError) -> Self {
+        metrics::HTTP_REFUSED.counter(&["busy"]).increment(1);
         Self::unavailable("busy", error.to_string())
     }
 }

@@ -1,15 +1,18 @@
 //! What control and shards say to each other, over bounded queues.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::Time;
 use crate::admission::DoorTotals;
+use crate::revoked::Revoked;
 use crate::session::SessionKey;
 use crate::wire::{
-    Admission, Close, Load, Placement, RelayInfo, Role, RoomState, Siblings, SpeechFrame,
-    SpeechRequest, Subscribed, TickKey,
+    Admission, Close, Hand, Invitations, Load, Placement, RelayInfo, Role, RoomState, Siblings,
+    SpeechFrame, SpeechRequest, Subscribed, Tally, TickKey,
 };
 
 /// A tick on its way from control to every shard.
@@ -61,6 +64,38 @@ pub enum ToControl {
         name: String,
         /// Host, co-host or speaker.
         role: Role,
+        /// When the token was minted (seconds since 1970, UTC).
+        minted: u64,
+        /// The token's own name.
+        jti: Option<String>,
+    },
+    /// Somebody on stage mutes or unmutes itself.
+    SelfMute {
+        /// The session.
+        session: SessionKey,
+        /// Which.
+        muted: bool,
+    },
+    /// Hands of listeners here, or passed on by a child.
+    Hands {
+        /// Raised or lowered.
+        hands: Vec<Hand>,
+    },
+    /// Somebody was met whose ban covers the address.
+    Met {
+        /// The room's name.
+        room: String,
+        /// Who.
+        identity: String,
+        /// Where.
+        address: IpAddr,
+    },
+    /// What this shard's rooms carry, once a second: by the room's number.
+    Rooms {
+        /// The shard.
+        shard: u16,
+        /// Rooms with listeners.
+        tallies: Vec<(u32, Tally)>,
     },
     /// A stage session ended.
     StageLeave {
@@ -200,6 +235,20 @@ pub enum ToShard {
         session: SessionKey,
         /// What it is told.
         siblings: Siblings,
+    },
+    /// Whom a room takes no longer; it comes after the room itself.
+    Revoked {
+        /// The room's number.
+        room: u32,
+        /// All of them.
+        list: Arc<Revoked>,
+    },
+    /// Who may come on stage.
+    Invitations {
+        /// The room's number.
+        room: u32,
+        /// All of them.
+        list: Arc<Invitations>,
     },
     /// Where this node's listeners may go.
     Siblings(Siblings),

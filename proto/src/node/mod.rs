@@ -22,7 +22,8 @@ mod view;
 pub use control::{ControlEffect, LinkId, NodeControl};
 pub use messages::{Tick, ToControl, ToShard};
 pub use origin::{
-    Answer, Asking, OriginControl, OriginSettings, RoomCard, RoomError, RoomInfo, RoomSetup,
+    Act, Answer, Asking, Audience, News, NewsKind, OriginControl, OriginSettings, Participants,
+    RoomCard, RoomError, RoomInfo, RoomSetup,
 };
 pub use relay::{RelayControl, RelaySettings};
 pub use shard::{Fanout, NodeShard, ShardEffect, ShardSettings};

@@ -2,7 +2,9 @@
 
 mod admission;
 mod api;
+mod audience;
 mod entrance;
+mod people;
 mod rooms;
 mod siblings;
 
@@ -10,8 +12,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 pub use self::api::{RoomCard, RoomError, RoomInfo};
+pub use self::audience::Audience;
 use self::entrance::Entrance;
 pub use self::entrance::{Answer, Asking};
+pub use self::people::{Act, News, NewsKind, Participants};
 use self::rooms::OriginRoom;
 use self::siblings::Lists;
 use super::control::ControlEffect;
@@ -20,11 +24,12 @@ use super::redeem::redeem;
 use super::stats::ControlStats;
 use super::view::{NodeView, RelayView};
 use crate::admission::{DoorTotals, Spent, Watermark};
+use crate::revoked::Bearer;
 use crate::room::{Profile, RoomStats};
 use crate::session::SessionKey;
 use crate::token::Signer;
-use crate::tree::{ORIGIN, PlanError, Planner, PlannerSettings, Sums};
-use crate::wire::{Close, CloseCode, Load, RelayInfo, Role, SpeechFrame};
+use crate::tree::{ORIGIN, PlanError, Planner, PlannerSettings, RoomSums, Sums};
+use crate::wire::{Close, CloseCode, Load, RelayInfo, RevokedEntry, SpeechFrame};
 use crate::{Time, limits};
 
 /// What an origin's control is told when it starts.
@@ -89,6 +94,14 @@ pub struct OriginControl {
     pass_keys: BTreeMap<String, String>,
     lists: Lists,
     sums: Sums,
+    room_sums: RoomSums,
+    /// By relay and room: the relay's own listeners.
+    audience: BTreeMap<String, BTreeMap<u32, (Time, Audience)>>,
+    /// When the documents' counts are next brought up to date.
+    counts_due: Time,
+    news: VecDeque<News>,
+    /// Whom rooms that are not here take no longer.
+    absent: BTreeMap<String, Vec<RevokedEntry>>,
     totals: BTreeMap<u16, (u32, u32)>,
     doors: BTreeMap<u16, DoorTotals>,
     watermark: Watermark,
@@ -130,6 +143,11 @@ impl OriginControl {
             pass_keys: BTreeMap::new(),
             lists: Lists::default(),
             sums: Sums::new(ORIGIN),
+            room_sums: RoomSums::new(ORIGIN),
+            audience: BTreeMap::new(),
+            counts_due: now + limits::COUNTS_EVERY,
+            news: VecDeque::new(),
+            absent: BTreeMap::new(),
             totals: BTreeMap::new(),
             doors: BTreeMap::new(),
             watermark: Watermark::new(now),
@@ -167,6 +185,7 @@ impl OriginControl {
         }
         match message {
             ToControl::WantRoom { room } => {
+                let asked = Some(room.clone());
                 let found = self.find_room(now, &room).map(|id| self.rooms.get(&id));
                 let message = match found {
                     Ok(Some(entry)) => ToShard::RoomUp(entry.room.subscribed()),
@@ -174,12 +193,20 @@ impl OriginControl {
                     Err(close) => ToShard::RoomRefused { room, close },
                 };
                 self.effects.push_back(ControlEffect::ToShards(message));
+                if let Some(&id) = asked.as_ref().and_then(|room| self.names.get(room)) {
+                    self.tell_people(id);
+                }
             }
             ToControl::RoomIdle { shard, room } => self.room_idle(now, shard, &room),
             ToControl::RoomBusy { shard, room } => self.room_busy(shard, &room),
-            ToControl::StageJoin { session, room, identity, name, role } => {
-                self.stage_join(now, session, &room, identity, name, role);
+            ToControl::StageJoin { session, room, identity, name, role, minted, jti } => {
+                let bearer = people::on_stage(&identity, minted, jti.as_deref(), role);
+                self.stage_join(now, session, &room, bearer, &name);
             }
+            ToControl::SelfMute { session, muted } => self.self_mute(now, session, muted),
+            ToControl::Hands { hands } => self.hands(hands),
+            ToControl::Met { room, identity, address } => self.met(&room, &identity, address),
+            ToControl::Rooms { shard, tallies } => self.room_sums.shard(shard, tallies),
             ToControl::StageLeave { session } => self.stage_leave(now, session),
             ToControl::Speech { room, slot, frames, at } => {
                 self.handover = now.since(at);
@@ -230,6 +257,7 @@ impl OriginControl {
             self.drain_room(id);
         }
         self.end_unused(now);
+        self.counts_timeout(now);
         #[cfg(feature = "fault-injection")]
         if self.parked {
             return;
@@ -252,13 +280,13 @@ impl OriginControl {
         let rooms = self.rooms.values().filter_map(|room| room.room.poll_timeout());
         #[cfg(feature = "fault-injection")]
         if self.parked {
-            return rooms.min().unwrap_or(Time::MAX);
+            return rooms.min().unwrap_or(Time::MAX).min(self.counts_due);
         }
-        let others = self
-            .planner
-            .poll_timeout()
-            .into_iter()
-            .chain([self.lists.timeout(), self.watermark.poll_timeout()]);
+        let others = self.planner.poll_timeout().into_iter().chain([
+            self.lists.timeout(),
+            self.watermark.poll_timeout(),
+            self.counts_due,
+        ]);
         rooms.chain(others).min().unwrap_or(Time::MAX)
     }
 
@@ -329,18 +357,16 @@ impl OriginControl {
         now: Time,
         session: SessionKey,
         room: &str,
-        identity: String,
-        name: String,
-        role: Role,
+        bearer: Bearer<'_>,
+        name: &str,
     ) {
+        let (identity, role) = (bearer.identity, bearer.role);
         let joined = self.find_room(now, room).and_then(|id| {
-            let entry = self
-                .rooms
-                .get_mut(&id)
-                .ok_or_else(|| Close::new(CloseCode::NoRoom, format!("there is no room {room}")))?;
+            self.comes_on_stage(id, bearer)?;
+            let entry = self.rooms.get_mut(&id).ok_or_else(|| people::no_room(room))?;
             // A speaker who comes again from elsewhere leaves the former session.
-            let former = entry.room.slot_of(&identity);
-            let slot = entry.room.join(now, &identity, &name, role)?;
+            let former = entry.room.slot_of(identity);
+            let slot = entry.room.join(now, identity, name, role)?;
             let replaced = former.and_then(|slot| entry.stage.remove(&slot));
             entry.stage.insert(slot, session);
             Ok((id, slot, replaced))
@@ -349,6 +375,9 @@ impl OriginControl {
             Err(close) => self.close(session, close),
             Ok((id, slot, replaced)) => {
                 self.stage.insert(session, (id, slot));
+                self.came_on_stage(now, id, identity, slot);
+                let what = NewsKind::Stage { identity: identity.to_owned(), role: Some(role) };
+                self.tell_news(room, what);
                 if let Some(former) = replaced {
                     self.stage.remove(&former);
                     let reason = "the same identity joined again from elsewhere";
@@ -369,8 +398,14 @@ impl OriginControl {
         let Some((id, slot)) = self.stage.remove(&session) else { return };
         if let Some(entry) = self.rooms.get_mut(&id) {
             entry.stage.remove(&slot);
+            let stage = &entry.room.state().stage;
+            let who = stage.iter().find(|e| e.slot == slot).map(|e| e.identity.clone());
             entry.room.leave(now, slot);
             entry.left(now);
+            let room = entry.room.settings().name.clone();
+            if let Some(identity) = who {
+                self.tell_news(&room, NewsKind::Stage { identity, role: None });
+            }
         }
         self.drain_room(id);
     }
@@ -414,6 +449,9 @@ impl OriginControl {
             entry.told = state.version;
             let message = ToShard::RoomState { room: id, state: state.clone() };
             self.effects.push_back(ControlEffect::ToShards(message));
+            let info = entry.info();
+            let room = info.state.room.clone();
+            self.tell_news(&room, NewsKind::Room(Box::new(info)));
         }
     }
 
@@ -458,6 +496,10 @@ impl OriginControl {
         let drained = self.planner.relay(id).is_some_and(|view| view.draining);
         let (summed, planned) = (self.sums.handle(now, id, load), self.planner.load(now, id, load));
         let id = id.clone();
+        if summed.is_ok() {
+            self.room_sums.child(now, &id, load);
+            self.relay_audience(now, &id, load);
+        }
         if load.draining && !drained {
             self.sibling_left(now, &id);
         }
@@ -478,6 +520,8 @@ impl OriginControl {
         let Some(id) = self.relays.remove(&session) else { return };
         self.sessions.remove(&id);
         self.sums.remove(&id);
+        self.room_sums.remove(&id);
+        self.audience.remove(&id);
         self.pass_keys.remove(&id);
         self.watermark.left(&id);
         self.planner.leave(now, &id);

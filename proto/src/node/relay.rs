@@ -2,6 +2,7 @@
 
 mod feeds;
 mod links;
+mod people;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -17,9 +18,10 @@ use super::view::{CapacityView, NodeView, ParentView, RoomView};
 use crate::admission::{DoorTotals, Spent};
 use crate::random::Random;
 use crate::session::{Budget, SessionKey};
-use crate::tree::{Attach, Sums};
+use crate::tree::{Attach, RoomSums, Sums};
 use crate::wire::{
-    Admission, ClientMessage, Close, CloseCode, DoorLoad, Load, REDACTED, RelayInfo, encode_control,
+    Admission, ClientMessage, Close, CloseCode, DoorLoad, Hand, Load, REDACTED, RelayInfo,
+    encode_control,
 };
 use crate::{Time, limits};
 
@@ -88,6 +90,10 @@ pub struct RelayControl {
     probe_due: Time,
     load_due: Time,
     reported: Time,
+    /// Hands that wait for their turn, and when it comes.
+    hands: VecDeque<Hand>,
+    hands_due: Option<Time>,
+    room_sums: RoomSums,
     load_sequence: u64,
     draining: bool,
     ticks: VecDeque<Tick>,
@@ -103,6 +109,7 @@ impl RelayControl {
         let mut control = Self {
             attach: Attach::new(settings.origin.clone()),
             sums: Sums::new(settings.info.id.clone()),
+            room_sums: RoomSums::new(settings.info.id.clone()),
             random: Random::new(settings.seed),
             settings,
             links: BTreeMap::new(),
@@ -122,6 +129,8 @@ impl RelayControl {
             probe_due: Time::MAX,
             load_due: now + limits::LOAD_EVERY,
             reported: now,
+            hands: VecDeque::new(),
+            hands_due: None,
             load_sequence: 0,
             draining: false,
             ticks: VecDeque::new(),
@@ -149,6 +158,7 @@ impl RelayControl {
             }
             ToControl::RelayLoad { session, load } => match self.children.get(&session) {
                 Some(child) if self.sums.handle(now, child, &load).is_ok() => {
+                    self.room_sums.child(now, child, &load);
                     self.report_soon(now, !load.arrivals.is_empty());
                 }
                 Some(_) | None => self.stats.stale_messages += 1,
@@ -159,6 +169,7 @@ impl RelayControl {
                     && !self.children.values().any(|other| *other == child)
                 {
                     self.sums.remove(&child);
+                    self.room_sums.remove(&child);
                 }
             }
             ToControl::Totals { shard, listeners, children, joins, door } => {
@@ -177,7 +188,12 @@ impl RelayControl {
                 let message = ToShard::Close { session, close };
                 self.effects.push_back(ControlEffect::ToShard { shard: session.shard, message });
             }
-            ToControl::StageLeave { .. } | ToControl::Speech { .. } => {
+            ToControl::Rooms { shard, tallies } => self.room_sums.shard(shard, tallies),
+            ToControl::Hands { hands } => self.hands(now, hands),
+            ToControl::Met { room, identity, address } => self.met(room, identity, address),
+            ToControl::StageLeave { .. }
+            | ToControl::Speech { .. }
+            | ToControl::SelfMute { .. } => {
                 self.stats.stale_messages += 1;
             }
         }
@@ -200,6 +216,7 @@ impl RelayControl {
         self.follow_attach(now);
         self.rooms_timeout(now);
         self.probe_parents(now);
+        self.hands_timeout(now);
         if now >= self.load_due {
             self.load_due = now + limits::LOAD_EVERY;
             self.report_load(now);
@@ -211,7 +228,13 @@ impl RelayControl {
     pub fn poll_timeout(&self) -> Time {
         let rooms = self.rooms.values().map(|room| room.timeout()).min().unwrap_or(Time::MAX);
         let attach = self.attach.poll_timeout().unwrap_or(Time::MAX);
-        self.load_due.min(rooms).min(attach).min(self.origin.timeout()).min(self.probe_due)
+        let hands = self.hands_due.unwrap_or(Time::MAX);
+        self.load_due
+            .min(rooms)
+            .min(attach)
+            .min(self.origin.timeout())
+            .min(self.probe_due)
+            .min(hands)
     }
 
     /// The next tick for every shard.
@@ -297,6 +320,7 @@ impl RelayControl {
     /// others learn that they are not.
     fn report_load(&mut self, now: Time) {
         self.sums.expire(now);
+        self.room_sums.expire(now);
         self.load_sequence += 1;
         self.reported = now;
         let own = self.doors.values().flat_map(|door| door.arrivals.iter().copied());
@@ -320,6 +344,7 @@ impl RelayControl {
                 admitted: self.spent.redeemed(),
             }),
             certificate_hashes: self.settings.info.certificate_hashes.clone(),
+            rooms: self.room_sums.next_report(),
         };
         let bytes = encode_control(&ClientMessage::Load(load));
         let parents = self.feeding_links().map(|(link, _)| link);

@@ -92,6 +92,14 @@ counters! {
         drop_speech_budget,
         /// Control messages that this release does not know.
         unknown_messages,
+        /// Control messages read from sessions.
+        control_messages,
+        /// Hands raised or lowered more often than allowed.
+        drop_hand,
+        /// Reactions of an unknown kind, or more than allowed.
+        drop_reaction,
+        /// Reports of what is heard that say nothing, or come more often than allowed.
+        drop_report,
         /// Hellos refused, for whatever reason.
         refused,
         /// Messages to control that did not fit into the queue.
@@ -134,6 +142,10 @@ counters! {
         uplinks_opened,
         /// Times that an uplink was lost.
         uplinks_lost,
+        /// Raised hands beyond what a queue or a room holds, or of somebody who may not be there.
+        drop_hands,
+        /// What happened in rooms, and nobody took note of in time.
+        drop_news,
         /// Messages from children about a session that is gone.
         stale_messages,
         /// Tickets redeemed: their bearers came in or were sent to another relay.

@@ -9,6 +9,7 @@ mod attach;
 mod paths;
 mod place;
 mod planner;
+mod rooms;
 mod sums;
 mod table;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod why;
 
 pub use attach::{Attach, AttachAction, LinkState, ParentLink};
 pub use planner::{PlanCounts, PlanError, Planner, PlannerSettings, children_limit};
+pub use rooms::RoomSums;
 pub use sums::{Sums, SumsError};
 pub use view::RelayView;
 

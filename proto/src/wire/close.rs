@@ -75,6 +75,9 @@ close_codes! {
     /// Another relay has room; it was named before.
     Redirect = 0x05, "redirect", Nobody;
 
+    /// The host has taken the person from the stage; it may listen.
+    Demoted = 0x06, "demoted", Nobody;
+
     /// A datagram or control message breaks the protocol.
     Protocol = 0x10, "protocol", Peer;
     /// A control message is longer than allowed, or does not end.
@@ -115,10 +118,17 @@ close_codes! {
     /// This address is for the stage and for relays.
     StageOnly = 0x2b, "stage_only", Peer;
 
+    /// The host has put the bearer out, or taken the token back.
+    Removed = 0x2c, "removed", Peer;
+    /// The host has banned the person or the address from the room.
+    Banned = 0x2d, "banned", Peer;
+
     /// There is no such room.
     NoRoom = 0x30, "no_room", Peer;
     /// All slots of the room are taken.
     StageFull = 0x31, "stage_full", Nobody;
+    /// The host has locked the room: it takes no newcomers.
+    RoomLocked = 0x32, "room_locked", Nobody;
 
     /// The node has no place left.
     Full = 0x40, "full", Node;

@@ -8,6 +8,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::close::{Close, CloseCode};
+use super::people::{Hand, Invitations, Report, RevokedPage, RoomSum};
 use crate::limits;
 
 /// What a session may do.
@@ -67,6 +68,40 @@ pub enum ClientMessage {
     },
     /// A relay's load, as a state; it replaces the former one.
     Load(Load),
+    /// A listener raises or lowers its hand.
+    Hand {
+        /// Which.
+        raised: bool,
+    },
+    /// A listener reacts.
+    React {
+        /// One of [`limits::REACTIONS`].
+        kind: String,
+        /// How often; 1 if absent.
+        #[serde(default = "one")]
+        count: u32,
+    },
+    /// What a listener has heard since its last report.
+    Report(Report),
+    /// Somebody on stage mutes or unmutes itself.
+    Mute {
+        /// Which.
+        muted: bool,
+    },
+    /// A relay passes raised and lowered hands on.
+    Hands {
+        /// At most [`limits::HANDS_PER_MESSAGE`].
+        hands: Vec<Hand>,
+    },
+    /// A relay has met somebody whose ban covers the address.
+    Met {
+        /// The room's name.
+        room: String,
+        /// Who.
+        identity: String,
+        /// Where.
+        address: std::net::IpAddr,
+    },
     /// The session ends.
     Leave,
     /// A message of a later release; ignored.
@@ -232,6 +267,13 @@ pub struct Load {
     /// The hashes of [`RelayInfo`] at present, if any: certificates are renewed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificate_hashes: Vec<String>,
+    /// Rooms, at most [`limits::LOAD_ROOMS`]; more take turns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rooms: Vec<RoomSum>,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 /// What a relay may still admit.
@@ -267,6 +309,17 @@ pub enum ServerMessage {
     },
     /// The room's document; it replaces the former one if its version is higher.
     Room(RoomState),
+    /// The listener may come on stage: the origin's API gives it a token.
+    Invited {
+        /// As what.
+        role: Role,
+    },
+    /// It may no longer.
+    InvitationWithdrawn,
+    /// Whom a room takes no longer, for relays.
+    Revoked(RevokedPage),
+    /// Who may come on stage, for relays.
+    Invitations(Invitations),
     /// The origin places a relay in the tree.
     Placement(Placement),
     /// The origin tells a relay where its listeners may go.

@@ -6,6 +6,7 @@ mod bytes;
 mod close;
 mod control;
 mod datagram;
+mod people;
 mod tick;
 
 pub use close::{Close, CloseCode, Side};
@@ -18,6 +19,10 @@ pub use control::{
 pub use datagram::{
     Beacon, Datagram, DatagramError, Framing, RepairRequest, SpeechRequest, beacon_bytes,
     probe_bytes, repair_bytes, speech_bytes, speech_request_bytes, ticks_bytes,
+};
+pub use people::{
+    Experience, Hand, Heard, Invitation, Invitations, Report, RevokedEntry, RevokedPage, RoomSum,
+    Tally,
 };
 pub use tick::{Frame, Record, SpeechFrame, TickFlags, TickKey, frames, record_bytes};
 

@@ -40,6 +40,9 @@ pub struct Listener {
     room: String,
     decoder: ControlDecoder,
     reception: Option<Reception>,
+    pub identity: String,
+    /// Invitations and their end.
+    pub invited: Vec<Option<Role>>,
     pub subscribed: Vec<Subscribed>,
     pub documents: Vec<RoomState>,
     /// How often each tick was passed on, by epoch and number.
@@ -60,6 +63,8 @@ impl Listener {
             room: room.into(),
             decoder: ControlDecoder::default(),
             reception: None,
+            identity: String::new(),
+            invited: Vec::new(),
             subscribed: Vec::new(),
             documents: Vec::new(),
             heard: BTreeMap::new(),
@@ -83,6 +88,7 @@ impl Listener {
                 ServerMessage::Welcome(welcome) => {
                     let room = welcome.room.unwrap();
                     self.alternates = welcome.alternates;
+                    self.identity = welcome.identity;
                     self.welcomed = Some(now);
                     self.reception = Some(Reception::new(Framing::Quic, &room));
                     self.subscribed.push(room);
@@ -93,6 +99,8 @@ impl Listener {
                 }
                 ServerMessage::Room(state) => self.documents.push(state),
                 ServerMessage::Closing { .. } => {}
+                ServerMessage::Invited { role } => self.invited.push(Some(role)),
+                ServerMessage::InvitationWithdrawn => self.invited.push(None),
                 ServerMessage::Alternates { alternates } => self.alternates = alternates,
                 ServerMessage::Move { .. } => self.asked_to_move += 1,
                 other => panic!("not for a listener: {other:?}"),

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use stentor_proto::Time;
 use stentor_proto::fanout::SessionIx;
-use stentor_proto::node::{LinkId, NodeView, Tick};
+use stentor_proto::node::{LinkId, NodeControl, NodeView, OriginControl, Tick};
 use stentor_proto::token::{Signer, private_pem};
-use stentor_proto::wire::{Close, CloseCode};
+use stentor_proto::wire::{ClientMessage, Close, CloseCode, encode_control};
 
 pub use self::client::{Listener, Speaker};
 use self::link::{Conn, End, Links, Packet, What};
-pub use self::node::Node;
 use self::node::Out;
+pub use self::node::{Node, UNIX_S, address_of};
 
 /// Rounds of one instant after which the world takes a machine for one that spins.
 const ROUNDS: u32 = 1_000;
@@ -33,6 +33,8 @@ pub struct Setup {
     /// Whether a room is made by the first one to ask for it.
     pub first_use: bool,
     pub rooms: &'static [&'static str],
+    /// Sessions that a relay may carry.
+    pub capacity: u32,
 }
 
 impl Default for Setup {
@@ -45,6 +47,7 @@ impl Default for Setup {
             epoch: 1,
             first_use: false,
             rooms: &["hall"],
+            capacity: 64,
         }
     }
 }
@@ -140,6 +143,22 @@ impl World {
         let conn = self.connect(0, Opener::Speaker(speaker));
         self.speakers.push(Speaker::new(conn, room, identity, self.now));
         speaker
+    }
+
+    /// A listener says something on its control stream.
+    pub fn say(&mut self, listener: usize, message: &ClientMessage) {
+        let conn = self.listeners[listener].conn;
+        self.send(conn, End::Opener, What::Control(encode_control(message)));
+    }
+
+    /// What the HTTP API does: a question or an order to the origin's control.
+    pub fn ask<R>(&mut self, ask: impl FnOnce(&mut OriginControl, Time) -> R) -> R {
+        let NodeControl::Origin(origin) = &mut self.nodes[0].control else {
+            panic!("node 0 is the origin")
+        };
+        let answer = ask(origin, self.now);
+        self.pump(0);
+        answer
     }
 
     /// A listener or speaker leaves.

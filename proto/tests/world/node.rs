@@ -1,6 +1,7 @@
 //! A node: its control and its shards, as a shell would hold them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use stentor_proto::Time;
 use stentor_proto::admission::DoorSettings;
@@ -57,6 +58,11 @@ pub struct Node {
     accepted: usize,
 }
 
+/// Where the opener of a connection is: no two in one network.
+pub fn address_of(conn: Conn) -> IpAddr {
+    IpAddr::from([10, (conn >> 16) as u8, (conn >> 8) as u8, conn as u8])
+}
+
 impl Node {
     pub fn origin(setup: &Setup, signer: &Signer, now: Time) -> Self {
         let room = |name: &str| RoomSetup {
@@ -92,7 +98,7 @@ impl Node {
                 id: name.into(),
                 address: format!("{name}:1"),
                 region: String::new(),
-                capacity: 64,
+                capacity: setup.capacity,
                 level: Some(level),
                 incarnation: 1,
                 pass_key: None,
@@ -118,10 +124,13 @@ impl Node {
                 shard,
                 origin: name == "origin",
                 agent: "world".into(),
-                capacity: 64,
+                capacity: setup.capacity,
                 open_relays: true,
                 unix_us_at_zero: UNIX_US,
-                seed: setup.seed,
+                // Every shard makes up identities of its own.
+                seed: name.bytes().fold(setup.seed + u64::from(shard), |seed, byte| {
+                    seed.wrapping_mul(131).wrapping_add(byte.into())
+                }),
                 redundancy: true,
                 repair: true,
                 door: DoorSettings::default(),
@@ -154,6 +163,7 @@ impl Node {
         sessions[at] = Some(conn);
         let ix = SessionIx(u32::try_from(at).unwrap());
         self.shards[shard].handle_open(now, ix, Framing::Quic);
+        self.shards[shard].handle_address(ix, address_of(conn));
         (u16::try_from(shard).unwrap(), ix)
     }
 

@@ -288,13 +288,14 @@ impl Shard {
             count += 1;
             let time = self.clock.time(now);
             match event {
-                Event::Connected { conn, alpn, .. } => {
+                Event::Connected { conn, peer, alpn } => {
                     self.open.insert(conn);
                     let framing = match alpn.as_ref() == ALPN_WEBTRANSPORT {
                         true => Framing::WebTransport,
                         false => Framing::Quic,
                     };
                     self.node.handle_open(time, conn, framing);
+                    self.node.handle_address(conn, peer.ip());
                 }
                 Event::Control { conn, bytes } => self.node.handle_control(time, conn, &bytes),
                 Event::ControlFinished { conn } => self.node.handle_control_finished(conn),

@@ -15,13 +15,15 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
 use stentor_proto::limits;
 use stentor_proto::node::{
-    ControlEffect, ControlStats, LinkId, NodeControl, NodeView, ToControl, ToShard,
+    ControlEffect, ControlStats, LinkId, News, NodeControl, NodeView, ToControl, ToShard,
 };
 
 pub use self::events::{EventLog, fingerprint};
 use tokio::sync::watch;
 
 use self::resolve::{Resolved, Resolver};
+use tokio::sync::broadcast;
+
 use crate::clock::Clock;
 use crate::command::Command;
 use crate::quic::sys::{Waiter, Waker};
@@ -83,6 +85,7 @@ pub struct Control {
     shards: Vec<ShardLink>,
     messages: Receiver<ToControl>,
     commands: Receiver<Command>,
+    news: broadcast::Sender<Arc<News>>,
     waiter: Waiter,
     report: Arc<ControlReport>,
     events: Option<EventLog>,
@@ -125,6 +128,8 @@ pub struct ControlPorts {
     pub messages: Receiver<ToControl>,
     /// Commands of the HTTP API; at a relay there are none.
     pub commands: Receiver<Command>,
+    /// Whoever follows what happens in an origin's rooms.
+    pub news: broadcast::Sender<Arc<News>>,
     /// What the thread waits on.
     pub waiter: Waiter,
     /// Where it reports.
@@ -161,6 +166,7 @@ impl Control {
             shards: ports.shards,
             messages: ports.messages,
             commands: ports.commands,
+            news: ports.news,
             waiter: ports.waiter,
             report: ports.report,
             events: ports.events,
@@ -302,6 +308,12 @@ impl Control {
     }
 
     fn effects(&mut self, now: Instant) {
+        if let NodeControl::Origin(origin) = &mut self.node {
+            while let Some(news) = origin.poll_news() {
+                // Where nobody follows, nobody is told.
+                let _ = self.news.send(Arc::new(news));
+            }
+        }
         self.resolved(now);
         while let Some(effect) = self.node.poll_effect() {
             match effect {

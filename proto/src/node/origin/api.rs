@@ -46,6 +46,15 @@ pub enum RoomError {
     /// A setting is outside its range.
     #[error("{0}")]
     Setting(String),
+    /// Nobody on stage has this identity.
+    #[error("nobody on stage is {0}")]
+    NotOnStage(String),
+    /// [`limits::INVITATIONS`] are out.
+    #[error("{} invitations are out; take one back first", limits::INVITATIONS)]
+    InvitationsFull,
+    /// [`limits::REVOKED_PER_ROOM`] bans are in force.
+    #[error("{} bans are in force; lift one first", limits::REVOKED_PER_ROOM)]
+    BansFull,
 }
 
 impl RoomError {
@@ -57,6 +66,9 @@ impl RoomError {
             Self::Exists(_) => "room_exists",
             Self::Full => "rooms_full",
             Self::Setting(_) => "bad_setting",
+            Self::NotOnStage(_) => "not_on_stage",
+            Self::InvitationsFull => "invitations_full",
+            Self::BansFull => "bans_full",
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::api::RoomCard;
+use super::people::{NewsKind, OriginPeople};
 use super::{ControlEffect, OriginControl, RoomSetup};
 use crate::node::messages::ToShard;
 use crate::node::view::RoomView;
@@ -20,6 +21,7 @@ pub(super) struct OriginRoom {
     /// The version of the document that the shards have.
     pub(super) told: u64,
     pub(super) card: RoomCard,
+    pub(super) people: OriginPeople,
     /// It is in the configuration or was made by name, and stays.
     stays: bool,
     /// Shards with sessions in it.
@@ -77,6 +79,8 @@ impl OriginControl {
             stage: BTreeMap::new(),
             told: 0,
             card: RoomCard::default(),
+            people: OriginPeople::new(self.settings.unix_us_at_zero + now.as_micros())
+                .resume(self.absent.remove(&setup.name).unwrap_or_default()),
             stays,
             busy: BTreeSet::new(),
             left: now,
@@ -84,6 +88,7 @@ impl OriginControl {
         self.rooms.insert(id, room);
         self.names.insert(setup.name.clone(), id);
         self.effects.push_back(ControlEffect::ToShards(ToShard::RoomUp(info)));
+        self.tell_people(id);
         self.drain_room(id);
         Ok(id)
     }
@@ -111,7 +116,17 @@ impl OriginControl {
         for id in unused {
             // Who has joined meanwhile finds the next room of this name by joining again.
             let close = Close::new(CloseCode::RoomTimeout, "the room was empty; join again");
+            self.keep_revoked(id);
             self.drop_room(id, close);
+        }
+    }
+
+    /// A room that may come again does not forget whom it takes no longer.
+    fn keep_revoked(&mut self, id: u32) {
+        let Some(entry) = self.rooms.get(&id) else { return };
+        let lasting = entry.people.lasting();
+        if !lasting.is_empty() && self.absent.len() < limits::ABSENT_ROOMS {
+            self.absent.insert(entry.room.settings().name.clone(), lasting);
         }
     }
 
@@ -127,8 +142,10 @@ impl OriginControl {
         }
         let text = format!("the room {name} has ended: {}", close.reason);
         self.effects.push_back(ControlEffect::Note { warn: false, text });
+        let room = name.clone();
         let message = ToShard::RoomDown { room: id, close };
         self.effects.push_back(ControlEffect::ToShards(message));
+        self.tell_news(&room, NewsKind::Ended);
     }
 
     /// Tells the shards what has changed of a room beside its document.

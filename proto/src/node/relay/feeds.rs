@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::RelayControl;
+use super::people::RoomPeople;
 use crate::node::control::{ControlEffect, LinkId};
 use crate::node::messages::{Tick, ToShard};
 use crate::node::stats::ControlStats;
@@ -27,6 +28,7 @@ pub(super) struct RelayRoom {
     /// Links that refused it, and when.
     refused: BTreeMap<LinkId, Time>,
     document: u64,
+    pub(super) people: RoomPeople,
 }
 
 #[derive(Debug)]
@@ -192,7 +194,8 @@ impl RelayControl {
         if let Some(room) = self.rooms.get_mut(&name) {
             if let Some(up) = &room.up {
                 let message = ToShard::RoomUp(up.current());
-                self.effects.push_back(ControlEffect::ToShards(message));
+                let messages = std::iter::once(message).chain(room.people_messages());
+                self.effects.extend(messages.map(ControlEffect::ToShards));
             }
             // Someone waits for it anew: it is not given back under them.
             room.idle_since = room.idle_since.map(|_| now);
@@ -295,7 +298,8 @@ impl RelayControl {
             up.heard[feed] = now;
             if renewed || changed {
                 let message = ToShard::RoomUp(up.current());
-                self.effects.push_back(ControlEffect::ToShards(message));
+                let messages = std::iter::once(message).chain(room.people_messages());
+                self.effects.extend(messages.map(ControlEffect::ToShards));
             }
         }
     }

@@ -154,11 +154,15 @@ impl RelayControl {
             ServerMessage::Placement(placement) => self.placed(now, link, placement),
             ServerMessage::Siblings(siblings) => self.siblings(link, siblings),
             ServerMessage::Admission(admission) => self.admission(now, link, admission),
+            ServerMessage::Revoked(page) => self.room_revoked(link, page),
+            ServerMessage::Invitations(list) => self.room_invitations(link, list),
             // They are for listeners.
             ServerMessage::Alternates { .. }
             | ServerMessage::Move { .. }
             | ServerMessage::Waiting(_)
-            | ServerMessage::Redirect { .. } => {}
+            | ServerMessage::Redirect { .. }
+            | ServerMessage::Invited { .. }
+            | ServerMessage::InvitationWithdrawn => {}
             ServerMessage::Closing { name, reason, .. } => {
                 let Some(entry) = self.links.get(&link) else { return };
                 let text = format!("{} closes the session: {name}: {reason}", entry.name());

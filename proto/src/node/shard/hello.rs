@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::admit::Entry;
 use super::{Greeting, NodeShard};
 use crate::fanout::{Class, SessionIx};
+use crate::names::clean;
 use crate::node::messages::ToControl;
-use crate::pass::Pass;
 use crate::session::{Budget, SessionKey, State, Step};
 use crate::token::{ANY_RELAY, Claims};
 use crate::wire::{
@@ -40,6 +40,16 @@ impl NodeShard {
                 Ok(())
             }
             (_, ClientMessage::Load(load)) => self.load(ix, load),
+            (_, message @ (ClientMessage::Hands { .. } | ClientMessage::Met { .. })) => {
+                self.child_says(ix, message)
+            }
+            (
+                _,
+                message @ (ClientMessage::Hand { .. }
+                | ClientMessage::React { .. }
+                | ClientMessage::Report(_)
+                | ClientMessage::Mute { .. }),
+            ) => self.person_says(now, ix, message),
             (_, ClientMessage::Unknown) => {
                 self.stats.unknown_messages += 1;
                 Ok(())
@@ -66,8 +76,9 @@ impl NodeShard {
             return Err(Close::new(CloseCode::TokenMissing, reason));
         }
         let pass = self.returning(now, &hello, claims.as_ref());
+        self.is_welcome(now, ix, &hello, claims.as_ref(), pass.as_ref())?;
         let entry = self.entry(now, ix, &hello, claims.as_ref(), pass.is_some())?;
-        self.authorize(now, ix, hello, claims, pass, entry)
+        self.authorize(now, ix, hello, claims, entry)
     }
 
     /// Verifies a token, or finds it verified before.
@@ -90,21 +101,18 @@ impl NodeShard {
         ix: SessionIx,
         hello: Hello,
         claims: Option<Claims>,
-        pass: Option<Pass>,
         entry: Entry,
     ) -> Result<(), Close> {
         let anonymous = claims.is_none();
         let token_expires = claims.as_ref().map(|c| self.time_of(c.ends()));
-        let seed = self.settings.seed;
         let Some(session) = self.session_mut(ix) else {
             return Ok(());
         };
         session.state = session.state.after(Step::Authorize).unwrap_or(State::Closed);
         session.role = hello.role;
-        let identity = match (&claims, pass) {
-            (Some(claims), _) => claims.sub.clone(),
-            (None, Some(pass)) => pass.sub,
-            (None, None) => format!("anonymous-{:016x}-{:x}", seed, session.key.generation),
+        let (identity, minted, jti) = match &session.who {
+            Some(who) => who.proven(),
+            None => (String::new(), 0, None),
         };
         let playout =
             hello.playout_ms.map_or(limits::PLAYOUT, |ms| Duration::from_millis(ms.into()));
@@ -129,7 +137,16 @@ impl NodeShard {
             role if role.speaks() => {
                 let name = hello.name.or_else(|| claims.and_then(|c| c.name)).unwrap_or_default();
                 let room = hello.room;
-                self.tell(ToControl::StageJoin { session: key, room, identity, name, role });
+                let name = clean(&name, limits::NAME_BYTES);
+                self.tell(ToControl::StageJoin {
+                    session: key,
+                    room,
+                    identity,
+                    name,
+                    role,
+                    minted,
+                    jti,
+                });
                 Ok(())
             }
             _ => self.enter(now, key, entry),
@@ -187,6 +204,9 @@ impl NodeShard {
         let Some(room) = self.rooms[at].as_ref().map(|room| room.info.clone()) else {
             return Ok(());
         };
+        if let Some(close) = self.refusal(key.ix, at).or_else(|| self.locked(key.ix, at)) {
+            return Err(close);
+        }
         let Some(session) = self.by_key(key) else {
             return Ok(());
         };
@@ -206,6 +226,7 @@ impl NodeShard {
         let pass = self.pass_for(now, &room.name, &greeting.identity, greeting.anonymous);
         self.welcomed(key, role, &greeting.identity, Some(room), None, pass);
         self.enter_room(now, key.ix, at, Class::Listener);
+        self.person_joined(key.ix, at);
         self.replay(now, key.ix, at, greeting.playout, greeting.last);
         Ok(())
     }
@@ -323,6 +344,7 @@ impl NodeShard {
         self.send(key.ix, &ServerMessage::Subscribed(room));
         if !here {
             self.enter_room(now, key.ix, at, Class::Relay);
+            self.tell_people(key.ix, at);
             self.replay(now, key.ix, at, limits::TICK * limits::REPLAY_TICKS, None);
         }
     }

@@ -3,16 +3,19 @@
 mod admit;
 mod hello;
 mod path;
+mod people;
 mod rehome;
 mod room;
 mod serve;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use self::admit::Redirect;
+use self::people::Who;
 use self::rehome::Pushes;
 use self::room::ShardRoom;
 use super::messages::{Tick, ToControl, ToShard};
@@ -139,6 +142,8 @@ struct Session {
     choice: Choice,
     /// What is needed once only, or by few.
     greeting: Option<Box<Greeting>>,
+    who: Option<Box<Who>>,
+    address: Option<IpAddr>,
     expires: Option<Time>,
     registered: bool,
     /// Whether a listener's place is kept for it while it waits for its room.
@@ -196,6 +201,7 @@ pub struct NodeShard {
     children: u32,
     joins: u32,
     totals_due: Time,
+    tallies_due: Time,
     stats: ShardStats,
     closes: Closes,
 }
@@ -232,6 +238,7 @@ impl NodeShard {
             children: 0,
             joins: 0,
             totals_due: now + limits::TOTALS_EVERY,
+            tallies_due: now + limits::TOTALS_EVERY,
             stats: ShardStats::default(),
             closes: Closes::default(),
         }
@@ -292,6 +299,8 @@ impl NodeShard {
             bad: Budget::new(limits::BAD_PER_S, now),
             choice: Choice::default(),
             greeting: None,
+            who: None,
+            address: None,
             expires: Some(expires),
             registered: false,
             reserved: false,
@@ -329,6 +338,7 @@ impl NodeShard {
                 }
                 Ok(Some(message)) => {
                     session.partial_since = None;
+                    self.stats.control_messages += 1;
                     if let Err(close) = self.message(now, ix, message) {
                         return self.close(ix, close);
                     }
@@ -428,6 +438,8 @@ impl NodeShard {
                 self.verifier = Verifier::from_published(&keys);
                 self.keys = keys;
             }
+            ToShard::Revoked { room, list } => self.revoked(room, list),
+            ToShard::Invitations { room, list } => self.invitations(room, list),
             ToShard::Siblings(siblings) => self.siblings(now, siblings),
             ToShard::Admission { admission, ahead_ms, pass_on } => {
                 self.admission(now, admission, ahead_ms, pass_on);
@@ -455,13 +467,22 @@ impl NodeShard {
         if now >= self.totals_due {
             self.tell_totals(now);
         }
+        if now >= self.tallies_due {
+            self.tallies_due = now + limits::TOTALS_EVERY;
+            let (shard, tallies) = (self.settings.shard, self.take_tallies());
+            self.tell(ToControl::Rooms { shard, tallies });
+        }
     }
 
     /// When [`Self::handle_timeout`] and [`Self::poll_beacon`] are to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Time {
         let deadline = self.deadlines.first().map_or(Time::MAX, |&(at, _)| at);
-        deadline.min(self.totals_due).min(self.beacon_due()).min(self.push_due())
+        deadline
+            .min(self.totals_due)
+            .min(self.tallies_due)
+            .min(self.beacon_due())
+            .min(self.push_due())
     }
 
     /// The next thing to do.
@@ -517,6 +538,10 @@ impl NodeShard {
         };
         let (was, key, role) = (session.state, session.key, session.role);
         let Some(closed) = was.after(Step::Close) else {
+            return;
+        };
+        self.person_leaves(ix);
+        let Some(session) = self.session_mut(ix) else {
             return;
         };
         session.state = closed;

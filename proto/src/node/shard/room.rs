@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Fanout, Kind, Membership, NodeShard, Standing};
+use super::people::People;
+use super::{Fanout, Kind, Membership, NodeShard, ShardEffect, Standing};
 use crate::fanout::{Class, Ring, SessionIx, Targets, Variants};
 use crate::node::messages::{Tick, ToControl};
 use crate::session::State;
 use crate::wire::{
     Close, Framing, Role, RoomState, ServerMessage, Subscribed, TickKey, beacon_bytes,
+    encode_control,
 };
 use crate::{Time, limits};
 
@@ -31,9 +33,10 @@ pub(super) struct ShardRoom {
     /// The oldest tick that a replay brings to those inside: fixed when the room came up, so that
     /// what they get has no hole.
     since: u32,
-    state: Option<RoomState>,
+    pub(super) state: Option<RoomState>,
     /// Sessions in the room, live or lagging.
     members: u32,
+    pub(super) people: People,
 }
 
 impl NodeShard {
@@ -196,6 +199,7 @@ impl NodeShard {
             upstream_silent_ms: 0,
             state: None,
             members: 0,
+            people: People::default(),
         });
         at
     }
@@ -318,9 +322,11 @@ impl NodeShard {
             return;
         };
         room.state = Some(state.clone());
-        let message = ServerMessage::Room(state);
-        for ix in self.members(at) {
-            self.send(ix, &message);
+        // Written once: a room may have thousands of listeners here.
+        let bytes = encode_control(&ServerMessage::Room(state));
+        for session in self.members(at) {
+            let bytes = bytes.clone();
+            self.effects.push_back(ShardEffect::SendControl { session, bytes });
         }
     }
 
@@ -418,7 +424,7 @@ impl NodeShard {
     }
 
     /// Everyone in a room, live or lagging.
-    fn members(&self, at: usize) -> Vec<SessionIx> {
+    pub(super) fn members(&self, at: usize) -> Vec<SessionIx> {
         let inside = |session: &&super::Session| {
             session.state != State::Closed && session.rooms.iter().any(|m| m.room == at)
         };
