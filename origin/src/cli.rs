@@ -12,8 +12,9 @@ use stentor_relay::tls::{DevDir, TlsError};
 use stentor_relay::{config::ConfigError, logging};
 
 use crate::mint::{self, MintError};
-use crate::settings::{Settings, load_keys};
+use crate::settings::{Settings, load_keys, store_of};
 use crate::start;
+use crate::store::backup;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,6 +27,8 @@ Examples:
       says whether the configuration is right, and binds nothing
   stentor-origin --dev token --room town-hall --role speaker --identity ann --ttl 2h
       prints a token that the origin of the same directory accepts
+  stentor-origin --config /etc/stentor/origin.toml backup rooms.db
+      copies rooms and bans while the origin runs
 
 A flag wins over the environment (STENTOR_LISTEN, STENTOR_TLS__CERT, ...), the environment over
 the file, the file over the default.
@@ -61,6 +64,11 @@ pub enum Command {
     /// Print a token, signed with the first key of the configuration or development directory
     #[command(after_help = TOKEN_EXAMPLES)]
     Token(TokenArgs),
+    /// Copy the store (rooms, bans, webhooks) into another file, also while the origin runs
+    Backup {
+        /// The copy; what it holds is replaced
+        file: PathBuf,
+    },
 }
 
 /// The flags of an origin.
@@ -116,6 +124,13 @@ impl Cli {
                 exit::print(&settings.summary())
             }
             Command::Token(args) => self.token(args),
+            Command::Backup { file } => {
+                let Some(store) = store_of(self.config.as_deref(), &self.flags)? else {
+                    let problem = "the configuration names no `store`; there is nothing to copy";
+                    return Err(Error::Usage(problem.to_owned()));
+                };
+                backup(&store, file).map_err(Error::runtime)
+            }
         }
     }
 

@@ -26,6 +26,9 @@ pub struct OriginConfig {
     pub stage_listen: Option<String>,
     /// TCP address of the HTTP API and the page, or `off`. Default: the address of `listen`.
     pub http: Option<String>,
+    /// File that keeps rooms and bans. Default: in development mode `store.db` in its directory,
+    /// else none, and calls whose effect must be kept are refused.
+    pub store: Option<PathBuf>,
     /// Requests to the HTTP API that change something, from one address in a second. Default: 50.
     pub http_writes_per_s: Option<u32>,
 }

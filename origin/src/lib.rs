@@ -6,3 +6,4 @@ pub mod http;
 pub mod mint;
 pub mod settings;
 pub mod start;
+pub mod store;

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use stentor_proto::limits;
 use stentor_proto::token::{Signer, Verifier, decode_public, key_id};
 use stentor_relay::config::{ConfigError, NodeConfig, Sources};
-use stentor_relay::settings::{NodeKind, NodeSettings, read_secret};
+use stentor_relay::settings::{NodeKind, NodeSettings, TlsSettings, read_secret};
 
 use crate::config::{CustomProfile, OriginConfig, ProfileConfig, RoomConfig, TreeConfig};
 
@@ -29,6 +29,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// UDP address for the stage and relays alone, if there is one.
     pub stage_listen: Option<SocketAddr>,
+    /// File that keeps rooms and bans.
+    pub store: Option<PathBuf>,
 }
 
 /// The HTTP API and the page.
@@ -127,6 +129,7 @@ impl Settings {
             tree: validate_tree(&sources, &origin.tree)?,
             stage_listen: validate_stage(&sources, &origin, &node)?,
             http: validate_http(&sources, &origin)?,
+            store: store_path(&origin, &node.tls),
             node,
         })
     }
@@ -155,7 +158,7 @@ impl Settings {
 pub fn load_keys(
     file: Option<&Path>,
     flags: impl Serialize,
-) -> Result<(Keys, Option<std::path::PathBuf>), ConfigError> {
+) -> Result<(Keys, Option<PathBuf>), ConfigError> {
     let sources = Sources::new(file, flags)?;
     let (node, origin) = sources.read::<NodeConfig, OriginConfig>()?;
     Ok((validate_keys(&sources, &origin)?, node.tls.dev))
@@ -286,6 +289,27 @@ fn validate_stage(
         return Err(wrong("is the address of listen; name another"));
     }
     Ok(Some(address))
+}
+
+/// Where the configuration keeps rooms and bans, if anywhere.
+///
+/// # Errors
+/// When the configuration cannot be read.
+pub fn store_of(
+    file: Option<&Path>,
+    flags: impl Serialize,
+) -> Result<Option<PathBuf>, ConfigError> {
+    let sources = Sources::new(file, flags)?;
+    let (node, origin) = sources.read::<NodeConfig, OriginConfig>()?;
+    Ok(origin.store.or_else(|| node.tls.dev.map(|dir| dir.join("store.db"))))
+}
+
+fn store_path(origin: &OriginConfig, tls: &TlsSettings) -> Option<PathBuf> {
+    match (&origin.store, tls) {
+        (Some(path), _) => Some(path.clone()),
+        (None, TlsSettings::Dev { dir }) => Some(dir.join("store.db")),
+        (None, TlsSettings::Files { .. }) => None,
+    }
 }
 
 fn validate_http(sources: &Sources, origin: &OriginConfig) -> Result<HttpSettings, ConfigError> {

@@ -16,14 +16,15 @@
 //!    reverse order.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use stentor_proto::limits;
 use stentor_proto::node::{NodeControl, OriginControl, OriginSettings, RoomSetup, ShardSettings};
 use stentor_proto::room::Profile;
 use stentor_proto::token::{ANY_ROOM, Signer, encode_public};
 use stentor_proto::tree::PlannerSettings;
 use stentor_proto::wire::Role;
+use stentor_proto::{Time, limits};
 use stentor_relay::clock::Clock;
 use stentor_relay::exit::Error;
 use stentor_relay::node::{NodePlan, RunningNode};
@@ -31,9 +32,10 @@ use stentor_relay::start::{Services, Signals, load_tls, node_plan, runtime, shar
 use stentor_relay::tls::Tls;
 
 use crate::config::{CustomProfile, ProfileConfig};
-use crate::http::{Api, Parts};
+use crate::http::{Api, Outside, Parts};
 use crate::mint;
 use crate::settings::{HttpListen, RoomSettings, Settings};
+use crate::store::{Kept, Store};
 
 /// Runs an origin until a signal ends it.
 ///
@@ -52,7 +54,8 @@ pub fn start(mut settings: Settings) -> Result<(), Error> {
 async fn run(settings: Settings, tls: Tls) -> Result<(), Error> {
     let signals = Signals::new()?;
     let mut services = Services::start(&settings.node, tls).await?;
-    let plan = plan(&settings, &services)?;
+    let (store, kept) = open_store(&settings)?;
+    let plan = plan(&settings, &services, &kept)?;
     let node = RunningNode::start(plan).map_err(Error::runtime)?;
     tracing::info!(
         id = settings.node.id,
@@ -64,7 +67,9 @@ async fn run(settings: Settings, tls: Tls) -> Result<(), Error> {
         "origin"
     );
     if let Some(address) = http_address(&settings, &node) {
-        let api = Api::new(http_parts(&settings, &services, &node)?);
+        let api = Api::new(http_parts(&settings, &services, &node, store)?);
+        api.run_hooks(&kept.webhooks);
+        services.run(api.clone().follow_rooms());
         let plain = settings.node.tls.is_dev();
         let serving = api.bind(address, services.server_tls.clone(), plain).await?;
         services.run(serving);
@@ -73,6 +78,53 @@ async fn run(settings: Settings, tls: Tls) -> Result<(), Error> {
         }
     }
     services.serve(node, settings.node.drain, signals).await
+}
+
+/// TLS to webhooks: the system's authorities, for they are others' servers.
+fn outside_tls() -> Result<Arc<rustls::ClientConfig>, Error> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(Error::runtime)?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// Opens what outlives the process.
+fn open_store(settings: &Settings) -> Result<(Store, Kept), Error> {
+    let Some(path) = &settings.store else {
+        tracing::warn!("no file is named as `store`: rooms cannot be made, and nobody banned");
+        return Ok((Store::none(), Kept::default()));
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let opened = Store::open(path, now.as_secs()).map_err(Error::runtime)?;
+    tracing::info!(
+        path = %path.display(),
+        rooms = opened.1.rooms.len(),
+        revoked = opened.1.revoked.len(),
+        "store"
+    );
+    Ok(opened)
+}
+
+/// Brings back rooms and bans. What does not fit any more is said, and left in the store.
+fn restore(control: &mut OriginControl, now: Time, kept: &Kept) {
+    for room in &kept.rooms {
+        let made =
+            room_setup(&room.settings).map_err(|error| error.to_string()).and_then(|setup| {
+                let made = control.create_room(now, &setup, room.card.clone());
+                made.map(drop).map_err(|error| error.to_string())
+            });
+        if let Err(error) = made {
+            tracing::error!(room = room.settings.name, error, "a room cannot be brought back");
+        }
+    }
+    for (room, entry) in &kept.revoked {
+        if let Err(error) = control.restore_revoked(room, [entry.clone()]) {
+            tracing::error!(room, %error, "a ban cannot be brought back");
+        }
+    }
 }
 
 /// In development mode, whoever reads the log may make rooms.
@@ -106,6 +158,7 @@ fn http_parts(
     settings: &Settings,
     services: &Services,
     node: &RunningNode,
+    store: Store,
 ) -> Result<Parts, Error> {
     Ok(Parts {
         commands: node.commands.clone(),
@@ -116,11 +169,14 @@ fn http_parts(
         certificate_hashes: services.certificate_hashes.clone(),
         clock: Clock::start(),
         writes_per_s: settings.http.writes_per_s,
+        store,
+        news: node.news.clone(),
+        outside: Outside { tls: outside_tls()?, local: settings.node.tls.is_dev() },
     })
 }
 
 /// What the node of an origin is made of.
-fn plan(settings: &Settings, services: &Services) -> Result<NodePlan, Error> {
+fn plan(settings: &Settings, services: &Services, kept: &Kept) -> Result<NodePlan, Error> {
     let clock = Clock::start();
     let now_us = clock.unix_us_at_zero();
     let keys = settings.keys.public.iter();
@@ -136,14 +192,17 @@ fn plan(settings: &Settings, services: &Services) -> Result<NodePlan, Error> {
             generation: now_us,
         },
         // Seconds since 1970 rise with every start and fit into 32 bits until 2106.
-        epoch: u32::try_from(now_us / 1_000_000).unwrap_or(u32::MAX),
+        // Rooms that were ended by the dozen may have brought a former life above that.
+        epoch: u32::try_from(now_us / 1_000_000).unwrap_or(u32::MAX).max(kept.epoch + 1),
         capacity: settings.node.capacity,
         keys: keys.map(|(kid, key)| (kid.clone(), encode_public(key))).collect(),
         unix_us_at_zero: now_us,
         joins_per_s: settings.node.joins_per_s(),
     };
-    let control = OriginControl::new(control, clock.time(Instant::now()))
-        .map_err(|close| Error::Runtime(close.to_string()))?;
+    let now = clock.time(Instant::now());
+    let mut control =
+        OriginControl::new(control, now).map_err(|close| Error::Runtime(close.to_string()))?;
+    restore(&mut control, now, kept);
     let make = move |_| NodeControl::Origin(Box::new(control));
     Ok(NodePlan {
         shard: ShardSettings {

@@ -97,7 +97,7 @@ fn wrong_requests_for_tokens_end_with_2() {
     for args in [
         &["--dev=d", "token", "--role", "speaker", "--identity", "a"][..],
         &["--dev=d", "token", "--room", "r", "--role", "emperor", "--identity", "a"],
-        &["--dev=d", "token", "--room", "*", "--role", "host", "--identity", "a"],
+        &["--dev=d", "token", "--room", "*", "--role", "speaker", "--identity", "a"],
         &["--dev=d", "token", "--room", "r", "--role", "host", "--identity", "a", "--ttl", "2"],
         &["token", "--room", "r", "--role", "host", "--identity", "a"],
     ] {

@@ -1,8 +1,9 @@
 //! Who calls: the token in `Authorization: Bearer …`, or nobody in particular.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::extract::FromRequestParts;
+use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::{StatusCode, header, request::Parts};
 use stentor_proto::limits;
 use stentor_proto::token::Claims;
@@ -14,6 +15,8 @@ use super::{Api, Problem};
 pub(super) struct Caller {
     /// What the token says, if there is one; its signature and times are checked.
     pub(super) claims: Option<Claims>,
+    /// Where the call comes from; a proxy's address says nothing of who is behind it.
+    pub(super) address: Option<IpAddr>,
 }
 
 impl Caller {
@@ -33,8 +36,10 @@ impl FromRequestParts<Api> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let address = peer.map(|peer| peer.0.ip().to_canonical());
         let Some(value) = parts.headers.get(header::AUTHORIZATION) else {
-            return Ok(Self { claims: None });
+            return Ok(Self { claims: None, address });
         };
         let text = value.to_str().unwrap_or_default();
         let scheme = text.get(..7).unwrap_or_default();
@@ -43,7 +48,7 @@ impl FromRequestParts<Api> for Caller {
             let detail = "write Authorization: Bearer TOKEN";
             return Err(Problem::new(StatusCode::UNAUTHORIZED, "token_invalid", detail));
         }
-        Ok(Self { claims: Some(api.parts().verifier.verify(token, unix_s())?) })
+        Ok(Self { claims: Some(api.parts().verifier.verify(token, unix_s())?), address })
     }
 }
 

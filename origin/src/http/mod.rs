@@ -4,22 +4,28 @@
 //! Handlers read and check; what they want of a room goes to the control thread as a command
 //! ([`stentor_relay::command`]) and is answered in microseconds.
 
+mod actions;
 mod auth;
+mod events;
 mod join;
 mod json;
 mod middleware;
 mod openapi;
 mod problem;
+mod replay;
 #[allow(unused_qualifications, reason = "the macro names types of the same module")]
 mod rooms;
 mod serve;
+mod stats;
 #[cfg(test)]
 mod tests;
+mod tokens;
+mod webhooks;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -28,18 +34,24 @@ use axum::middleware::from_fn_with_state;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::ServerConfig;
 use stentor_proto::limits;
+use stentor_proto::node::{News, NewsKind, RoomInfo};
 use stentor_proto::token::{Signer, Verifier, key_id};
-use stentor_proto::wire::Role;
+use stentor_proto::wire::{RevokedEntry, Role};
 use stentor_relay::clock::Clock;
 use stentor_relay::command::Commands;
 use stentor_relay::exit::Error;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, broadcast, watch};
 
 use self::middleware::Writers;
 pub use self::problem::Problem;
+use self::replay::Replays;
 use self::serve::Listener;
+use self::webhooks::Dispatch;
+pub use self::webhooks::Outside;
 use crate::mint::{self, Request as Mint};
+use crate::store::{Change, Store};
 
 /// What the API of one origin is made of.
 pub struct Parts {
@@ -59,6 +71,12 @@ pub struct Parts {
     pub clock: Clock,
     /// Requests that change something, from one address in a second.
     pub writes_per_s: u32,
+    /// Keeps rooms and bans.
+    pub store: Store,
+    /// What happens in the rooms.
+    pub news: broadcast::Sender<Arc<News>>,
+    /// How webhooks are reached.
+    pub outside: Outside,
 }
 
 /// The API of one origin; cloned into every request.
@@ -68,6 +86,10 @@ pub struct Api(Arc<Shared>);
 struct Shared {
     parts: Parts,
     writers: Writers,
+    followers: Arc<Semaphore>,
+    made: Replays<rooms::MadeRoom>,
+    hooks: Dispatch,
+    listed: tokio::sync::Mutex<Option<(Instant, Arc<Vec<RoomInfo>>)>>,
 }
 
 impl Api {
@@ -75,7 +97,15 @@ impl Api {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let writers = Writers::new(parts.writes_per_s);
-        Self(Arc::new(Shared { parts, writers }))
+        let followers = Arc::new(Semaphore::new(limits::FOLLOWERS));
+        Self(Arc::new(Shared {
+            parts,
+            writers,
+            followers,
+            made: Replays::default(),
+            hooks: Dispatch::default(),
+            listed: tokio::sync::Mutex::default(),
+        }))
     }
 
     /// Every call, and the page for all other paths.
@@ -113,8 +143,67 @@ impl Api {
         Ok(Listener { socket, tls, plain }.serve(self.router()))
     }
 
+    /// Passes what happens in rooms on to webhooks, and keeps what the tree finds out by itself:
+    /// addresses that a ban has come to. For ever.
+    pub async fn follow_rooms(self) -> Infallible {
+        let mut news = self.parts().news.subscribe();
+        loop {
+            match news.recv().await {
+                Ok(news) => {
+                    self.tell_hooks(&news);
+                    if let NewsKind::AddressBanned(address) = news.what {
+                        let (room, at) = (news.room.clone(), auth::unix_s());
+                        let entry = RevokedEntry::ban_address(address);
+                        let kept = self.keep(Change::Revoked { room, entry, at }).await;
+                        if kept.is_err() {
+                            tracing::error!(room = news.room, "an address's ban is not kept");
+                        }
+                    }
+                }
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "what happened in rooms came faster than the store");
+                }
+                Err(RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    }
+
     fn parts(&self) -> &Parts {
         &self.0.parts
+    }
+
+    /// Every room, as of a second ago at most: whoever lists them over and over costs control
+    /// nothing.
+    async fn rooms(&self) -> Result<Arc<Vec<RoomInfo>>, Problem> {
+        let mut listed = self.0.listed.lock().await;
+        if let Some((at, rooms)) = &*listed
+            && at.elapsed() < limits::COUNTS_EVERY
+        {
+            return Ok(Arc::clone(rooms));
+        }
+        let asked = self.parts().commands.ask(|origin, _| origin.room_infos().collect::<Vec<_>>());
+        let rooms = Arc::new(asked.await?);
+        *listed = Some((Instant::now(), Arc::clone(&rooms)));
+        Ok(rooms)
+    }
+
+    /// Keeps a change; it is on the disk when this returns.
+    async fn keep(&self, change: Change) -> Result<(), Problem> {
+        Ok(self.parts().store.keep(change).await?)
+    }
+
+    /// Mints a token that no earlier word about this person takes back.
+    async fn mint_fresh(
+        &self,
+        room: &str,
+        role: Role,
+        identity: &str,
+        name: Option<&str>,
+        seconds: u64,
+    ) -> Result<String, Problem> {
+        let (of, who) = (room.to_owned(), identity.to_owned());
+        let after = self.parts().commands.ask(move |origin, _| origin.fresh_after(&of, &who));
+        self.mint(room, role, identity, name, seconds, after.await?)
     }
 
     /// Mints a token for this room.
@@ -125,6 +214,7 @@ impl Api {
         identity: &str,
         name: Option<&str>,
         seconds: u64,
+        not_before: u64,
     ) -> Result<String, Problem> {
         let Some(signer) = &self.parts().signer else {
             let detail = "this origin has no key to sign with; tokens come from elsewhere";
@@ -137,7 +227,7 @@ impl Api {
             name: name.map(str::to_owned),
             ttl: Duration::from_secs(seconds),
         };
-        mint::mint(signer, &request, auth::unix_s())
+        mint::mint(signer, &request, auth::unix_s().max(not_before))
             .map_err(|error| Problem::bad("token_invalid", error.to_string()))
     }
 }

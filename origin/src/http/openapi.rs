@@ -9,7 +9,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Api, join, rooms};
+use super::{Api, actions, events, join, rooms, stats, tokens, webhooks};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -36,9 +36,18 @@ impl Modify for Bearer {
 pub(super) fn calls() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(Head::openapi())
         .routes(routes!(rooms::list, rooms::create))
-        .routes(routes!(rooms::show))
+        .routes(routes!(rooms::show, actions::change, actions::end))
+        .routes(routes!(actions::act))
+        .routes(routes!(actions::participants))
+        .routes(routes!(tokens::mint))
+        .routes(routes!(tokens::accept))
+        .routes(routes!(stats::stats))
+        .routes(routes!(events::events))
+        .routes(routes!(webhooks::make, webhooks::list))
+        .routes(routes!(webhooks::remove))
         .routes(routes!(join::join))
         .routes(routes!(join::relays))
+        .routes(routes!(join::watermark))
 }
 
 /// The description as it is sent.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use stentor_proto::limits;
@@ -16,10 +16,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::auth::{Caller, unix_s};
 use super::json::{Body, Json, Public, Query, RoomName};
+use super::replay::Turn;
 use super::{Api, Problem, random_name};
 use crate::config::ProfileConfig;
 use crate::settings::RoomSettings;
 use crate::start::room_setup;
+use crate::store::{Change, StoredRoom};
 
 /// A room's document.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -145,14 +147,13 @@ pub(super) async fn list(
         let detail = format!("there is no state {other}; write live, scheduled or open");
         return Err(Problem::bad("bad_query", detail));
     }
-    let infos = api.parts().commands.ask(|origin, _| origin.room_infos().collect::<Vec<_>>());
-    let infos = infos.await?.into_iter();
-    let fits = |info: &RoomInfo| {
+    let infos = api.rooms().await?;
+    let fits = |info: &&RoomInfo| {
         info.public
             && which.topic.as_ref().is_none_or(|topic| info.card.topic == *topic)
             && which.after.as_ref().is_none_or(|after| info.state.room > *after)
     };
-    let documents = infos.filter(fits).map(RoomDocument::from);
+    let documents = infos.iter().filter(fits).cloned().map(RoomDocument::from);
     let mut rooms: Vec<_> = documents.filter(|room| states.contains(&room.state)).collect();
     let more = rooms.len() > limits::ROOMS_PER_PAGE;
     rooms.truncate(limits::ROOMS_PER_PAGE);
@@ -202,25 +203,41 @@ pub(super) struct Links {
 }
 
 /// Make a room
+///
+/// Who repeats the call with the same `Idempotency-Key` gets the first answer again.
 #[utoipa::path(post, path = "/v1/rooms", request_body = NewRoom, security(("token" = [])),
+    params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 201, description = "the room is there", body = MadeRoom),
     (status = "4XX", body = Problem), (status = "5XX", body = Problem)))]
 pub(super) async fn create(
     State(api): State<Api>,
     caller: Caller,
+    headers: HeaderMap,
     Body(new): Body<NewRoom>,
 ) -> Result<Response, Problem> {
     let claims = caller.claims()?;
+    let under_way = match api.0.made.turn(&claims.jti, &headers)? {
+        Turn::First(under_way) => under_way,
+        Turn::Again(made) => return Ok((StatusCode::CREATED, Json(made)).into_response()),
+    };
     let (settings, card) = checked(claims, new)?;
     let room = settings.name.clone();
     let setup = room_setup(&settings).map_err(|e| Problem::bad("bad_setting", e.to_string()))?;
-    let host_token =
-        api.mint(&room, Role::Host, &claims.sub, claims.name.as_deref(), limits::MINT_TOKEN_S)?;
+    let (name, seconds) = (claims.name.as_deref(), limits::MINT_TOKEN_S);
+    let host_token = api.mint_fresh(&room, Role::Host, &claims.sub, name, seconds).await?;
+    let stored = Box::new(StoredRoom { settings, card: card.clone() });
     let commands = &api.parts().commands;
     commands.ask(move |origin, now| origin.create_room(now, &setup, card)).await??;
+    if let Err(problem) = api.keep(Change::Made(stored)).await {
+        // A room that would be gone after a restart is none.
+        let name = room.clone();
+        commands.ask(move |origin, _| origin.end_room(&name)).await??;
+        return Err(problem);
+    }
     let page = room_path(&room);
     let host_page = format!("{page}#token={host_token}");
     let made = MadeRoom { room, links: Links { page, host_page }, host_token };
+    under_way.done(made.clone());
     Ok((StatusCode::CREATED, Json(made)).into_response())
 }
 
@@ -301,6 +318,9 @@ pub(super) async fn show(
 pub(super) async fn readable(api: &Api, caller: &Caller, room: &str) -> Result<RoomInfo, Problem> {
     let name = room.to_owned();
     let info = api.parts().commands.ask(move |origin, _| origin.room_info(&name)).await?;
+    if let Some(claims) = caller.claims.as_ref().filter(|claims| claims.room == room) {
+        caller.not_revoked(api, room, claims).await?;
+    }
     let held = caller.claims.as_ref().is_some_and(|c| c.room == room || c.is_api_key());
     match (info, &caller.claims) {
         (Ok(info), _) if info.public || held => Ok(info),

@@ -20,6 +20,7 @@ pub(super) struct Bench {
     pub(super) api: Api,
     router: Router,
     pub(super) signer: Signer,
+    pub(super) dir: tempfile::TempDir,
 }
 
 pub(super) struct Answer {
@@ -34,7 +35,11 @@ impl Bench {
         let verifier = Verifier::new([(signer.kid().to_owned(), signer.public())]).unwrap();
         let clock = Clock::start();
         let (commands, queue) = Commands::new(Waiter::new().unwrap().waker());
-        thread::spawn(move || control(clock, queue));
+        let news = broadcast::Sender::new(limits::NEWS);
+        let told = news.clone();
+        thread::spawn(move || control(clock, queue, told));
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&dir.path().join("store.db"), 0).unwrap();
         let api = Api::new(Parts {
             commands,
             signer: Some(signer.clone()),
@@ -44,8 +49,11 @@ impl Bench {
             certificate_hashes: watch::channel(vec!["hash".to_owned()]).1,
             clock,
             writes_per_s: 1_000,
+            store,
+            news,
+            outside: Outside { tls: no_tls(), local: true },
         });
-        Self { router: api.clone().router(), api, signer }
+        Self { router: api.clone().router(), api, signer, dir }
     }
 
     pub(super) fn token(&self, room: &str, role: Role, identity: &str) -> String {
@@ -126,8 +134,16 @@ impl Answer {
     }
 }
 
+/// Webhooks of these tests are plain.
+fn no_tls() -> Arc<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider);
+    let config = config.with_safe_default_protocol_versions().unwrap();
+    Arc::new(config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
+}
+
 /// What the control thread does, without its sockets.
-fn control(clock: Clock, queue: Receiver<Command>) {
+fn control(clock: Clock, queue: Receiver<Command>, told: broadcast::Sender<Arc<News>>) {
     let settings = OriginSettings {
         name: "origin".to_owned(),
         rooms: Vec::new(),
@@ -140,11 +156,14 @@ fn control(clock: Clock, queue: Receiver<Command>) {
         unix_us_at_zero: clock.unix_us_at_zero(),
         joins_per_s: None,
     };
-    let now = || clock.time(std::time::Instant::now());
+    let now = || clock.time(Instant::now());
     let mut origin = OriginControl::new(settings, now()).unwrap();
     for command in queue {
         command(&mut origin, now());
         while origin.poll_effect().is_some() {}
+        while let Some(news) = origin.poll_news() {
+            let _ = told.send(Arc::new(news));
+        }
     }
 }
 
@@ -178,6 +197,16 @@ async fn a_room_is_made_shown_listed_and_entered() {
     assert_eq!(joined.body["identity"], claims.sub);
     assert_eq!(joined.body["relays"][0]["address"], "origin.example:4433");
 
+    let path = format!("/v1/rooms/{room}/join");
+    let mut guests = Vec::new();
+    for key in ["k1", "k1", "k2"] {
+        let known = bench.post(&path, None, json!({"client_key": key})).await;
+        guests.push(known.body["identity"].as_str().unwrap().to_owned());
+    }
+    assert!(guests[0] == guests[1] && guests[1] != guests[2], "{guests:?}");
+    bench.post(&path, None, json!({"ticket": "forged"})).await.is(403, "ticket_invalid");
+    let called = bench.get("/v1/watermark", None).await;
+    assert_eq!((called.status, &called.body["waiting"]), (200, &json!(0)), "{}", called.body);
     let again = bench.post(&format!("/v1/rooms/{room}/join"), Some(token), json!({})).await;
     assert_eq!(again.body["identity"], claims.sub, "the same person");
     assert_ne!(again.body["token"], token);
@@ -254,4 +283,224 @@ async fn the_page_and_the_description_are_served() {
     let described = bench.get("/v1/openapi.json", None).await;
     assert!(described.body["openapi"].as_str().unwrap().starts_with("3.1"), "{}", described.body);
     assert!(described.body["paths"]["/v1/rooms/{room}/join"]["post"].is_object());
+}
+
+/// Puts somebody on stage, as a shard would say it.
+async fn on_stage(bench: &Bench, room: &str, identity: &str, role: Role, n: u32) {
+    use stentor_proto::fanout::SessionIx;
+    use stentor_proto::node::ToControl;
+    use stentor_proto::session::SessionKey;
+    let session = SessionKey { shard: 0, ix: SessionIx(n), generation: n };
+    let (room, identity) = (room.to_owned(), identity.to_owned());
+    let name = identity.clone();
+    let join =
+        ToControl::StageJoin { session, room, identity, name, role, minted: u64::MAX, jti: None };
+    bench
+        .api
+        .parts()
+        .commands
+        .ask(move |origin, now| origin.handle_message(now, join))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn hosts_decide_and_what_must_last_is_kept() {
+    let bench = Bench::new();
+    let host = bench.room("a", true).await;
+    let act = async |token: &str, order: Value| {
+        bench.post("/v1/rooms/a/actions", Some(token), order).await
+    };
+    on_stage(&bench, "a", "ann", Role::Host, 1).await;
+    on_stage(&bench, "a", "cy", Role::CoHost, 2).await;
+    on_stage(&bench, "a", "bo", Role::Speaker, 3).await;
+    let mute = act(&host, json!({"action": "mute", "identity": "bo"})).await;
+    assert_eq!((mute.status, &mute.body["done"]), (200, &json!(true)), "{}", mute.body);
+    let people = bench.get("/v1/rooms/a/participants", Some(&host)).await.body;
+    assert_eq!(people["room"]["state"], "live");
+    assert_eq!(people["room"]["stage"][2]["muted"], true);
+
+    let co_host = bench.token("a", Role::CoHost, "cy");
+    act(&co_host, json!({"action": "ban", "identity": "ann"})).await.is(403, "not_allowed");
+    act(&co_host, json!({"action": "make_co_host", "identity": "bo"})).await.is(403, "not_allowed");
+    act(&co_host, json!({"action": "end"})).await.is(403, "not_allowed");
+    act(&bench.token("a", Role::Speaker, "bo"), json!({"action": "mute", "identity": "cy"}))
+        .await
+        .is(403, "not_allowed");
+    let elsewhere = bench.token("b", Role::Host, "x");
+    act(&elsewhere, json!({"action": "mute", "identity": "bo"})).await.is(403, "token_room");
+
+    // A listener is invited, comes on stage with a fresh token, is put out, and stays out.
+    let joined = bench.post("/v1/rooms/a/join", None, json!({})).await.body;
+    let (who, token) = (joined["identity"].clone(), joined["token"].as_str().unwrap());
+    bench.post("/v1/rooms/a/stage", Some(token), json!({})).await.is(403, "not_invited");
+    assert_eq!(act(&co_host, json!({"action": "promote", "identity": who})).await.status, 200);
+    let stage = bench.post("/v1/rooms/a/stage", Some(token), json!({})).await;
+    assert_eq!((stage.status, &stage.body["role"]), (200, &json!("speaker")), "{}", stage.body);
+    assert_eq!(act(&host, json!({"action": "remove", "identity": who})).await.status, 200);
+    bench.post("/v1/rooms/a/join", Some(token), json!({})).await.is(403, "removed");
+    bench.get("/v1/rooms/a", Some(token)).await.is(403, "removed");
+    let again =
+        bench.post("/v1/rooms/a/tokens", Some(&host), json!({"role": "listener", "identity": who}));
+    let again = again.await.body["token"].as_str().unwrap().to_owned();
+    assert_eq!(bench.post("/v1/rooms/a/join", Some(&again), json!({})).await.status, 200);
+    assert_eq!(
+        act(&host, json!({"action": "ban", "identity": who, "address": true})).await.status,
+        200
+    );
+    bench.post("/v1/rooms/a/join", Some(&again), json!({})).await.is(403, "banned");
+    let people = bench.get("/v1/rooms/a/participants", Some(&host)).await.body;
+    assert_eq!(people["bans"], json!([{"identity": who}]));
+
+    let (_, kept) = Store::open(&bench.dir.path().join("store.db"), 0).unwrap();
+    assert_eq!(kept.rooms.len(), 1);
+    assert_eq!(kept.revoked.iter().filter(|(_, entry)| entry.is_ban()).count(), 1);
+    assert_eq!(act(&host, json!({"action": "unban", "identity": who})).await.status, 200);
+    assert_eq!(bench.post("/v1/rooms/a/join", Some(&again), json!({})).await.status, 200);
+    assert_eq!(act(&host, json!({"action": "end"})).await.status, 200);
+    bench.get("/v1/rooms/a", None).await.is(404, "no_room");
+    let (_, kept) = Store::open(&bench.dir.path().join("store.db"), 0).unwrap();
+    assert_eq!((kept.rooms.len(), kept.revoked.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn every_call_of_a_host_is_refused_to_the_others() {
+    let bench = Bench::new();
+    bench.room("a", false).await;
+    let calls = [
+        (Method::PATCH, "/v1/rooms/a", json!({"title": "x"})),
+        (Method::DELETE, "/v1/rooms/a", json!({})),
+        (Method::GET, "/v1/rooms/a/participants", json!({})),
+        (Method::GET, "/v1/rooms/a/stats", json!({})),
+        (Method::GET, "/v1/rooms/a/events", json!({})),
+        (Method::POST, "/v1/rooms/a/tokens", json!({"role": "listener"})),
+        (Method::POST, "/v1/rooms/a/actions", json!({"action": "lock"})),
+    ];
+    for (method, path, body) in calls {
+        let call = async |token: Option<&str>| {
+            bench.call(method.clone(), path, token, Some(body.clone())).await
+        };
+        call(None).await.is(401, "token_missing");
+        for role in [Role::Listener, Role::Speaker] {
+            call(Some(&bench.token("a", role, "x"))).await.is(403, "not_allowed");
+        }
+        call(Some(&bench.token("b", Role::Host, "x"))).await.is(403, "token_room");
+    }
+    let co_host = bench.token("a", Role::CoHost, "cy");
+    for role in ["co-host", "host"] {
+        let minting = json!({"role": role});
+        bench.post("/v1/rooms/a/tokens", Some(&co_host), minting).await.is(403, "not_allowed");
+    }
+    let locked =
+        bench.call(Method::PATCH, "/v1/rooms/a", Some(&co_host), Some(json!({"locked": true})));
+    assert_eq!(locked.await.body["locked"], true);
+    let changed = json!({"title": "a\u{202e}b"});
+    let bad = bench.call(Method::PATCH, "/v1/rooms/a", Some(&co_host), Some(changed));
+    bad.await.is(400, "name_direction_character");
+}
+
+#[tokio::test]
+async fn a_host_follows_what_happens() {
+    let bench = Bench::new();
+    let host = bench.room("a", true).await;
+    let other = bench.room("b", true).await;
+    let request = Request::get("/v1/rooms/a/events")
+        .header(header::AUTHORIZATION, format!("Bearer {host}"))
+        .body(Body::empty());
+    let answer = bench.router.clone().oneshot(request.unwrap()).await.unwrap();
+    assert_eq!(answer.headers()[header::CONTENT_TYPE], "text/event-stream");
+    on_stage(&bench, "a", "bo", Role::Speaker, 1).await;
+    on_stage(&bench, "b", "not here", Role::Speaker, 2).await;
+    let end = json!({"action": "end"});
+    assert_eq!(bench.post("/v1/rooms/b/actions", Some(&other), end.clone()).await.status, 200);
+    assert_eq!(bench.post("/v1/rooms/a/actions", Some(&host), end).await.status, 200);
+    let body = tokio::time::timeout(Duration::from_secs(5), answer.into_body().collect());
+    let body = body.await.expect("the stream ends with the room").unwrap().to_bytes();
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    let kinds: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    assert_eq!((kinds.first(), kinds.last()), (Some(&"room"), Some(&"ended")), "{text}");
+    assert!(kinds.contains(&"stage"), "{kinds:?}");
+    assert!(text.contains("\"identity\":\"bo\"") && !text.contains("not here"), "{text}");
+}
+
+#[tokio::test]
+async fn a_disk_in_trouble_is_a_503_and_no_panic() {
+    let bench = Bench::new();
+    let host = bench.room("a", true).await;
+    let file = bench.dir.path().join("store.db");
+    rusqlite::Connection::open(&file).unwrap().execute_batch("DROP TABLE revoked").unwrap();
+    let ban = json!({"action": "ban", "identity": "x"});
+    let answer = bench.post("/v1/rooms/a/actions", Some(&host), ban).await;
+    answer.is(503, "store");
+    assert_eq!(answer.headers[header::RETRY_AFTER], "5");
+    assert_eq!(bench.get("/v1/rooms/a", None).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_replayed_call_makes_one_room() {
+    let bench = Bench::new();
+    let key = bench.api_key();
+    let make = async || {
+        let body = json!({"title": "Once"}).to_string();
+        let request = Request::post("/v1/rooms")
+            .header(header::AUTHORIZATION, format!("Bearer {key}"))
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_LENGTH, body.len())
+            .header("idempotency-key", "7");
+        bench.send(request.body(Body::from(body)).unwrap()).await
+    };
+    let (first, again) = (make().await, make().await);
+    assert_eq!((first.status, again.status), (201, 201));
+    assert_eq!(first.body, again.body);
+    let order = json!({"action": "lock"});
+    let path = format!("/v1/rooms/{}/actions", first.body["room"].as_str().unwrap());
+    for _ in 0..2 {
+        assert_eq!(bench.post(&path, Some(&key), order.clone()).await.status, 200, "harmless");
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_is_told_signed_and_told_again() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let bench = Bench::new();
+    let host = bench.room("a", true).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://127.0.0.1:{}/hook", listener.local_addr().unwrap().port());
+    let path = "/v1/rooms/a/webhooks";
+    bench.post(path, Some(&host), json!({"url": "http://example.org/"})).await.is(400, "bad_url");
+    let made = bench.post(path, Some(&host), json!({"url": url})).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    assert!(made.body["secret"].as_str().unwrap().starts_with("whsec_"));
+    let listed = bench.get(path, Some(&host)).await.body;
+    assert_eq!(listed["webhooks"], json!([{"id": made.body["id"], "url": url}]));
+    tokio::spawn(bench.api.clone().follow_rooms());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    on_stage(&bench, "a", "bo", Role::Speaker, 1).await;
+    let mut seen = Vec::new();
+    for answer in ["500 No", "200 OK"] {
+        let accepted = tokio::time::timeout(Duration::from_secs(5), listener.accept());
+        let (mut stream, _) = accepted.await.expect("it is told").unwrap();
+        let mut bytes = vec![0; 8_192];
+        let mut text = String::new();
+        while !text.contains("stage.joined") {
+            let count = stream.read(&mut bytes).await.unwrap();
+            text.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+        }
+        let answer = format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        seen.push(text);
+    }
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_start_matches(": ").to_owned()
+    };
+    assert_eq!(field(&seen[0], "webhook-id"), field(&seen[1], "webhook-id"), "one message");
+    assert!(field(&seen[1], "webhook-signature").starts_with("v1,"));
+    let id = made.body["id"].as_str().unwrap();
+    let gone = bench.call(Method::DELETE, &format!("{path}/{id}"), Some(&host), None).await;
+    assert_eq!(gone.status, 204);
+    bench
+        .call(Method::DELETE, &format!("{path}/{id}"), Some(&host), None)
+        .await
+        .is(404, "no_webhook");
 }

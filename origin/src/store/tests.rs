@@ -1,0 +1,86 @@
+use super::*;
+
+fn room(name: &str) -> StoredRoom {
+    StoredRoom {
+        settings: RoomSettings {
+            name: name.to_owned(),
+            title: "A title".to_owned(),
+            public: true,
+            profile: ProfileConfig::Music,
+            audible: Some(2),
+            tick_ms: 20,
+        },
+        card: RoomCard { topic: "talk".into(), starts_at: Some(1_900_000_000), locked: false },
+    }
+}
+
+fn ban(who: &str, at: u64) -> Change {
+    Change::Revoked { room: "a".into(), entry: RevokedEntry::ban(who, true), at }
+}
+
+#[tokio::test]
+async fn what_was_kept_is_there_again_and_in_a_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let (store, kept) = Store::open(&path, 0).unwrap();
+    assert_eq!(kept, Kept::default());
+    let hook = Webhook {
+        id: "h".into(),
+        room: "a".into(),
+        url: "https://example.org".into(),
+        secret: vec![1; 32],
+    };
+    let tokens = RevokedEntry::tokens_of("bo", 90, false);
+    let address = RevokedEntry::ban_address("2001:db8::1".parse().unwrap());
+    for change in [
+        Change::Made(Box::new(room("a"))),
+        Change::Made(Box::new(room("b"))),
+        ban("ann", 100),
+        ban("ann", 101),
+        Change::Revoked { room: "a".into(), entry: tokens.clone(), at: 100 },
+        Change::Revoked { room: "a".into(), entry: address.clone(), at: 100 },
+        ban("lifted", 100),
+        Change::Lifted { room: "a".into(), identity: Some("lifted".into()), address: None },
+        Change::Ended { room: "b".into(), epoch: 77 },
+        Change::WebhookMade(hook.clone()),
+    ] {
+        store.keep(change).await.unwrap();
+    }
+    let copy = dir.path().join("copy.db");
+    backup(&path, &copy).unwrap();
+    let expected = Kept {
+        rooms: vec![room("a")],
+        revoked: [RevokedEntry::ban("ann", true), tokens, address.clone()]
+            .map(|entry| ("a".to_owned(), entry))
+            .into(),
+        webhooks: vec![hook],
+        epoch: 77,
+    };
+    for file in [&path, &copy] {
+        assert_eq!(Store::open(file, 200).unwrap().1, expected, "{file:?}");
+    }
+    let later = 100 + limits::MINT_TOKEN_MOST_S + 1;
+    let revoked = Store::open(&path, later).unwrap().1.revoked;
+    assert_eq!(revoked.len(), 2, "tokens past their end are forgotten, bans are not");
+}
+
+#[tokio::test]
+async fn trouble_with_the_file_is_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("no/such/dir.db");
+    assert!(matches!(Store::open(&missing, 0), Err(StoreError::File { .. })));
+    let text = dir.path().join("text.db");
+    std::fs::write(&text, "this is no database, though it is a file of some length").unwrap();
+    assert!(matches!(Store::open(&text, 0), Err(StoreError::File { .. })));
+    assert!(matches!(Store::none().keep(ban("x", 0)).await, Err(StoreError::None)));
+
+    let path = dir.path().join("store.db");
+    let (store, _) = Store::open(&path, 0).unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("DROP TABLE revoked").unwrap();
+    assert!(matches!(store.keep(ban("x", 0)).await, Err(StoreError::File { .. })));
+    store.keep(Change::Made(Box::new(room("a")))).await.unwrap();
+
+    other.pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(Store::open(&path, 0), Err(StoreError::Version { found: 99, .. })));
+}
