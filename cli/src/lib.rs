@@ -4,6 +4,7 @@
 //! all that is said to a person goes through [`console`] to standard error.
 #![warn(missing_docs)]
 
+mod api;
 mod bench;
 pub mod console;
 mod credentials;
@@ -11,6 +12,7 @@ mod demo;
 mod ending;
 mod listen;
 mod relay;
+mod room;
 mod sim;
 mod speak;
 mod token;
@@ -30,6 +32,8 @@ Examples:
       one speaks at the origin, one listens at a relay
   stentor token --dev --room hall --role speaker --identity ann
       a token for whoever speaks from elsewhere
+  stentor room create --dev --title 'Town hall' --public
+      a room with links for its listeners and its host; stentor room --help lists what hosts do
   stentor relay drain --admin 127.0.0.1:9434
       empties a relay, whose listeners go elsewhere, and ends it
   stentor bench fanout --json > fanout.json
@@ -61,7 +65,10 @@ pub enum Command {
     Listen(listen::ListenArgs),
     /// Speak into a room, from files or a pipe
     Speak(speak::SpeakArgs),
-    /// Print a token
+    /// Make, show, change and end rooms, and decide about the people in them
+    #[command(subcommand)]
+    Room(room::RoomCommand),
+    /// Print a token, or what one says
     Token(token::TokenCommand),
     /// Look after a running relay
     #[command(subcommand)]
@@ -83,6 +90,7 @@ impl Cli {
             Command::Demo(args) => demo::run(args),
             Command::Listen(args) => listen::run(args),
             Command::Speak(args) => speak::run(args),
+            Command::Room(command) => room::run(command),
             Command::Token(args) => token::run(args),
             Command::Relay(command) => relay::run(command),
             Command::Bench(bench::Bench::Fanout(args)) => bench::fanout(args),
@@ -112,6 +120,7 @@ mod tests {
             &["listen"],
             &["speak"],
             &["token"],
+            &["room", "create"],
             &["relay", "drain"],
             &["bench", "fanout"],
             &["bench", "faults"],

@@ -391,7 +391,11 @@ fn refused(address: &str, error: quinn::ConnectionError) -> SessionError {
     }
 }
 
-fn client_crypto(trust: &Trust) -> Result<rustls::ClientConfig, SessionError> {
+/// TLS 1.3 for a client that trusts `trust`; ALPN is that of sessions.
+///
+/// # Errors
+/// When there is nobody to trust, or a certificate cannot be read.
+pub fn client_crypto(trust: &Trust) -> Result<rustls::ClientConfig, SessionError> {
     let setup = |error: String| SessionError::Setup(error);
     let mut roots = rustls::RootCertStore::empty();
     match trust {
