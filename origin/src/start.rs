@@ -28,6 +28,7 @@ use stentor_proto::{Time, limits};
 use stentor_relay::clock::Clock;
 use stentor_relay::exit::Error;
 use stentor_relay::node::{NodePlan, RunningNode};
+use stentor_relay::settings::HostPort;
 use stentor_relay::start::{Services, Signals, load_tls, node_plan, runtime, shard_settings};
 use stentor_relay::tls::Tls;
 
@@ -153,6 +154,13 @@ fn http_address(settings: &Settings, node: &RunningNode) -> Option<SocketAddr> {
     }
 }
 
+/// Where stage roles reach the origin: on the port that is theirs, if there is one.
+fn stage_address(settings: &Settings, node: &RunningNode) -> HostPort {
+    let address = settings.node.advertised(node.listen);
+    let port = node.stage_listen.map_or(address.port, |stage| stage.port());
+    HostPort { port, ..address }
+}
+
 /// What the HTTP API is made of.
 fn http_parts(
     settings: &Settings,
@@ -166,6 +174,7 @@ fn http_parts(
         verifier: settings.keys.verifier().map_err(Error::runtime)?,
         node: settings.node.id.clone(),
         address: settings.node.advertised(node.listen).to_string(),
+        stage_address: stage_address(settings, node).to_string(),
         certificate_hashes: services.certificate_hashes.clone(),
         clock: Clock::start(),
         writes_per_s: settings.http.writes_per_s,

@@ -65,6 +65,8 @@ pub struct Parts {
     pub node: String,
     /// `host:port` at which sessions reach the origin.
     pub address: String,
+    /// The same for stage roles, who alone are told it; often another one.
+    pub stage_address: String,
     /// Hashes of the origin's certificate, in development mode.
     pub certificate_hashes: watch::Receiver<Vec<String>>,
     /// The node's clock.

@@ -46,6 +46,7 @@ impl Bench {
             verifier,
             node: "origin".to_owned(),
             address: "origin.example:4433".to_owned(),
+            stage_address: "origin.example:4434".to_owned(),
             certificate_hashes: watch::channel(vec!["hash".to_owned()]).1,
             clock,
             writes_per_s: 1_000,
@@ -337,6 +338,7 @@ async fn hosts_decide_and_what_must_last_is_kept() {
     assert_eq!(act(&co_host, json!({"action": "promote", "identity": who})).await.status, 200);
     let stage = bench.post("/v1/rooms/a/stage", Some(token), json!({})).await;
     assert_eq!((stage.status, &stage.body["role"]), (200, &json!("speaker")), "{}", stage.body);
+    assert_eq!(stage.body["address"], "origin.example:4434", "the address of the stage");
     assert_eq!(act(&host, json!({"action": "remove", "identity": who})).await.status, 200);
     bench.post("/v1/rooms/a/join", Some(token), json!({})).await.is(403, "removed");
     bench.get("/v1/rooms/a", Some(token)).await.is(403, "removed");

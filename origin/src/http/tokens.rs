@@ -105,5 +105,7 @@ pub(super) async fn accept(
     };
     let name = claims.name.as_deref();
     let token = api.mint_fresh(&room, role, &claims.sub, name, limits::MINT_TOKEN_S).await?;
-    Ok(Json(StagePass { role: role.name(), token, place: api.place() }))
+    let address = api.parts().stage_address.clone();
+    let place = Place { address, ..api.place() };
+    Ok(Json(StagePass { role: role.name(), token, place }))
 }
