@@ -10,10 +10,21 @@
  *     state?: 'live' | 'scheduled' | 'open', starts_at?: number | null, started_ms?: number | null,
  *     version?: number, stage?: import('./wire/control.js').OnStage[], listeners?: number,
  *     waiting?: number, hands?: number, locked?: boolean}} Room
- * @typedef {{identity: string, name?: string, role?: string, slot?: number, muted?: boolean,
- *     since_ms?: number, address?: string}} Person
- * @typedef {{stage: Person[], hands: Person[], invitations: Person[], bans: Person[]}} Participants
+ * @typedef {{identity: string, name?: string, role?: string, since_ms?: number}} Person
+ * @typedef {{identity?: string, address?: string}} Ban
+ * @typedef {{hands: Person[], invitations: Person[], bans: Ban[]}} Participants
+ * @typedef {{name: string, listeners: number, reporting: number, well: number}} Part
+ * @typedef {{listeners: number, reporting: number, well_percent?: number, glitches: number,
+ *     regions: Part[], relays: Part[]}} Statistics
  */
+
+/**
+ * What a host decides; of a ban, whether the person's address is banned with it, or which one is.
+ * @typedef {{action: string, identity?: string, address?: boolean | string}} Decision
+ */
+
+/** Pages of the list of rooms that are asked for. */
+const ROOM_PAGES = 5;
 
 /** What the API answers when it does not do what it was asked (RFC 9457). */
 export class Problem extends Error {
@@ -39,14 +50,21 @@ export class Api {
         this.fetcher = fetcher;
     }
 
-    /** Public rooms, live and to come. @param {string} topic @returns {Promise<Room[]>} */
-    async rooms(topic = '') {
-        const query = new URLSearchParams({ state: 'live,scheduled' });
-        if (topic) {
-            query.set('topic', topic);
+    /** Public rooms, live and to come: as many pages of them as are shown at most. @returns {Promise<Room[]>} */
+    async rooms() {
+        /** @type {Room[]} */
+        const all = [];
+        let after = '';
+        for (let page = 0; page < ROOM_PAGES; page++) {
+            const query = new URLSearchParams({ state: 'live,scheduled', ...(after && { after }) });
+            const { rooms = [], next } = await this.#json('GET', `/v1/rooms?${query}`);
+            all.push(...rooms);
+            if (!next) {
+                break;
+            }
+            after = next;
         }
-        const answer = await this.#json('GET', `/v1/rooms?${query}`);
-        return answer.rooms ?? [];
+        return all;
     }
 
     /** @param {string} room @returns {Promise<Room>} */
@@ -91,16 +109,21 @@ export class Api {
         return this.#json('POST', `${roomPath(room)}/stage`, {});
     }
 
-    /** @param {string} room @param {{action: string, identity?: string, address?: boolean}} action */
+    /** Mints a token for somebody. @param {string} room @param {{role: string, name?: string}} whose @returns {Promise<{token: string}>} */
+    mint(room, whose) {
+        return this.#json('POST', `${roomPath(room)}/tokens`, whose);
+    }
+
+    /** @param {string} room @param {Decision} action */
     act(room, action) {
         return this.#json('POST', `${roomPath(room)}/actions`, action);
     }
 
     /** @param {string} room @returns {Promise<Participants>} */
     async participants(room) {
-        const { stage = [], hands = [], invitations = [], bans = [] } =
+        const { hands = [], invitations = [], bans = [] } =
             await this.#json('GET', `${roomPath(room)}/participants`);
-        return { stage, hands, invitations, bans };
+        return { hands, invitations, bans };
     }
 
     /** How far the line has come, and how fast it moves. @returns {Promise<{rate_per_s?: number, waiting?: number}>} */
@@ -108,7 +131,7 @@ export class Api {
         return this.#json('GET', '/v1/watermark');
     }
 
-    /** @param {string} room */
+    /** @param {string} room @returns {Promise<Statistics>} */
     stats(room) {
         return this.#json('GET', `${roomPath(room)}/stats`);
     }

@@ -5,6 +5,7 @@
  * @typedef {{type: 'start', room: string, base: string, token: string | null, name?: string,
  *     clientKey: string, ticket?: string, sound: MessagePort}
  *     | {type: 'say', message: {type: string} & {[field: string]: unknown}}
+ *     | {type: 'hand', raised: boolean, name?: string}
  *     | {type: 'glitch'}
  *     | {type: 'accept'} | {type: 'leave_stage'} | {type: 'stop'} | {type: 'wake'}
  *     | {type: 'microphone', port: MessagePort} | {type: 'mute', muted: boolean}} Order

@@ -208,6 +208,9 @@ scope.onmessage = ({ data }) => {
         case 'say':
             room?.visit.say(order.message);
             break;
+        case 'hand':
+            room?.visit.raiseHand(order.raised, order.name);
+            break;
         case 'glitch':
             room?.glitch();
             break;

@@ -155,16 +155,76 @@ test('an expired token and a sleep of an hour end in a new join', async () => {
 });
 
 test('whoever is replaced, removed or banned stays out', async () => {
-    for (const name of ['replaced', 'room_ended', 'removed', 'banned']) {
+    for (const code of [0x01, 0x03, 0x2c, 0x2d]) {
         const w = world(joined);
         w.visit.start();
         await w.settle();
         w.welcome(0);
-        w.links[0].handlers.down({ code: name === 'replaced' ? 3 : name === 'room_ended' ? 1 : 0x26, name, reason: 'why' });
+        w.links[0].handlers.down(closeOf(code, 'why'));
         await w.pass(60_000);
         assert.equal(w.links.length, 1);
+        const { name } = closeOf(code, '');
         assert.deepEqual(w.news.at(-1).state, { phase: 'ended', name, reason: 'why' });
     }
+});
+
+test('a locked room takes no newcomer, and is not asked again and again', async () => {
+    const w = world(joined);
+    w.visit.start();
+    await w.settle();
+    w.links[0].handlers.down(closeOf(0x32, 'locked'));
+    await w.pass(60_000);
+    assert.equal(w.links.length, 1);
+    assert.equal(w.news.at(-1).state.name, 'room_locked');
+});
+
+test('whom the host takes from the stage goes on listening, with the pass of before', async () => {
+    const stage = token({ role: 'speaker', sub: 'x' });
+    const w = world((path) => (path.endsWith('/stage') ? [200, { token: stage, address: 'o:1' }] : joined()));
+    w.visit.start();
+    await w.settle();
+    w.welcome(0, { pass: 'p' });
+    w.visit.accept();
+    await w.settle();
+    w.welcome(1, { slot: 4, role: 'speaker' });
+    w.links[1].handlers.down(closeOf(0x06, 'demoted'));
+    await w.settle();
+    const back = w.links.at(-1);
+    assert.deepEqual([back?.hello.role, back?.hello.token, back?.hello.pass], ['listener', LISTENER, 'p']);
+    assert.ok(w.news.some(({ type }) => type === 'demoted'));
+});
+
+test('who came by a speaker’s link can leave the stage', async () => {
+    const speaker = token({ role: 'speaker', sub: 'x' });
+    const w = world(joined, speaker);
+    w.visit.start();
+    await w.settle();
+    w.welcome(0, { slot: 4, role: 'speaker' });
+    await w.visit.leaveStage();
+    assert.deepEqual([w.links[1].hello.role, w.links[1].hello.token], ['listener', LISTENER]);
+});
+
+test('a hand is raised under the name that is given, and again after a move', async () => {
+    /** @type {any[]} */
+    const asked = [];
+    const w = world((_, body) => {
+        asked.push(body);
+        return joined();
+    });
+    const hands = (/** @type {number} */ index) => w.links[index].sent.filter(({ type }) => type === 'hand');
+    w.visit.start();
+    await w.settle();
+    w.welcome(0);
+    w.links[0].handlers.datagram(ticksBytes({ numbers: [1] }));
+    w.visit.raiseHand(true, 'Ada');
+    await w.settle();
+    assert.deepEqual([asked.map(({ name }) => name), w.links[1].hello.name], [[undefined, 'Ada'], 'Ada']);
+    w.welcome(1);
+    w.links[1].handlers.datagram(ticksBytes({ numbers: [2] }));
+    await w.pass(2_000);
+    assert.deepEqual([hands(0), hands(1)], [[], [{ type: 'hand', raised: true }]]);
+    w.visit.raiseHand(false, 'Ada');
+    assert.deepEqual(hands(1).at(-1), { type: 'hand', raised: false });
 });
 
 test('an invitation leads to the stage without a break, and back', async () => {

@@ -1,11 +1,12 @@
-// The host's part: the link, raised hands, who is on stage, the audience.
+// The host's part: links, the room itself; people and audience have files of their own.
 
-import { el, plain, said, setItems, setSaid, setText } from './dom.js';
-import { isHost } from './model.js';
-import { ROLES, count, hostText } from './texts.js';
+import { audienceView } from './audience.js';
+import { el, setText } from './dom.js';
+import { isHost, roleOf } from './model.js';
+import { handsView, peopleView } from './people.js';
+import { hostText } from './texts.js';
 
 /** @typedef {import('./model.js').Model} Model */
-/** @typedef {import('../api.js').Person} Person */
 /** @typedef {import('./visitor.js').Visitor} Visitor */
 
 /** @param {Visitor} visitor @returns {import('./listener.js').View} */
@@ -17,7 +18,8 @@ export function hostView(visitor) {
     return {
         node,
         update(model) {
-            node.hidden = !isHost(model);
+            const over = model.state.phase === 'ended' && model.state.name === 'room_ended';
+            node.hidden = over || !isHost(model);
             setText(error, model.host.error);
             error.hidden = model.host.error === '';
             parts.forEach((part) => part.update(model));
@@ -25,144 +27,61 @@ export function hostView(visitor) {
     };
 }
 
-/** @param {Visitor} visitor */
-function shareView({ model: { name } }) {
-    const link = `${location.origin}/rooms/${encodeURIComponent(name)}`;
-    const field = el('input', { id: 'share', readOnly: true, value: link, onfocus: () => field.select() });
+/** The link for everyone, and links for single people. @param {Visitor} visitor */
+function shareView(visitor) {
+    const everyone = linkField('share', hostText.share);
+    everyone.show(`${location.origin}/rooms/${encodeURIComponent(visitor.model.name)}`);
+    const own = linkField('own-link', hostText.ownLink);
+    own.node.hidden = true;
+    const name = el('input', { id: 'guest-name', maxLength: 60, autocomplete: 'off' });
+    const role = el('select', { id: 'guest-role' },
+        el('option', { value: 'listener', textContent: hostText.asListener }),
+        el('option', { value: 'speaker', textContent: hostText.asSpeaker }));
+    const make = async (/** @type {Event} */ event) => {
+        event.preventDefault();
+        const link = await visitor.linkFor(role.value, name.value);
+        own.node.hidden = link === null;
+        own.show(link ?? '');
+    };
+    const form = el('form', { className: 'guest', onsubmit: make },
+        el('div', { className: 'field' }, el('label', { for: 'guest-name', textContent: hostText.guestName }), name),
+        el('div', { className: 'field' }, el('label', { for: 'guest-role', textContent: hostText.guestRole }), role),
+        el('button', { type: 'submit', textContent: hostText.makeLink }));
+    const lead = el('p', { className: 'quiet' });
+    const node = el('div', {}, everyone.node,
+        el('details', {}, el('summary', { textContent: hostText.oneLink }), lead, form, own.node));
+    return {
+        node,
+        /** @param {Model} model */
+        update({ room }) {
+            const isPublic = room?.public !== false;
+            everyone.node.hidden = !isPublic;
+            setText(lead, isPublic ? hostText.oneLinkHint : hostText.privateHint);
+        },
+    };
+}
+
+/** A link to be copied. @param {string} id @param {string} label */
+function linkField(id, label) {
+    const field = el('input', { id, readOnly: true, onfocus: () => field.select() });
     const done = el('span', { role: 'status', className: 'quiet' });
     const copy = async () => {
         field.select();
-        await navigator.clipboard.writeText(link);
-        setText(done, hostText.copied);
+        try {
+            await navigator.clipboard.writeText(field.value);
+            setText(done, hostText.copied);
+        } catch {
+            setText(done, hostText.notCopied);
+        }
     };
-    const node = el('div', { className: 'field' }, el('label', { for: 'share', textContent: hostText.share }),
-        el('div', { className: 'row' }, field, el('button', { type: 'button', textContent: hostText.copy, onclick: copy })), done);
-    return { node, update() {} };
-}
-
-/** @param {Visitor} visitor */
-function handsView(visitor) {
-    const list = el('ol', { className: 'people' });
-    const none = el('p', { className: 'quiet', textContent: hostText.noHands });
-    const node = el('div', {}, el('h3', { textContent: hostText.hands }), list, none);
+    const node = el('div', { className: 'field' }, el('label', { for: id, textContent: label }),
+        el('div', { className: 'row' }, field, el('button', { type: 'button', textContent: hostText.copy, 'aria-label': `${hostText.copy}: ${label}`, onclick: copy })), done);
     return {
         node,
-        /** @param {Model} model */
-        update({ host: { participants } }) {
-            const hands = participants?.hands ?? [];
-            const invited = new Set(participants?.invitations.map(({ identity }) => identity));
-            none.hidden = hands.length > 0;
-            setItems(list, hands, {
-                key: ({ identity }) => identity,
-                make: (person) => row(person, [
-                    [hostText.bring, () => visitor.act({ action: 'invite', identity: person.identity }), 'primary'],
-                    [hostText.lower, () => visitor.act({ action: 'lower_hand', identity: person.identity }), ''],
-                    [hostText.ban, () => ban(visitor, person), 'danger'],
-                ]),
-                update: (item, { identity }) => {
-                    const bring = /** @type {HTMLButtonElement} */ (item.querySelector('button'));
-                    bring.disabled = invited.has(identity);
-                    setText(bring, invited.has(identity) ? hostText.withdraw : hostText.bring);
-                },
-            });
-        },
-    };
-}
-
-/** @param {Visitor} visitor */
-function peopleView(visitor) {
-    const list = el('ul', { className: 'people' });
-    const bans = el('ul', { className: 'people' });
-    const banned = el('div', {}, el('h3', { textContent: hostText.bans }), bans);
-    const node = el('div', {}, el('h3', { textContent: hostText.people }), list, banned);
-    return {
-        node,
-        /** @param {Model} model */
-        update({ room, me, host: { participants } }) {
-            const others = (room?.stage ?? []).filter(({ slot }) => slot !== me?.slot);
-            setItems(list, others, {
-                key: ({ slot }) => String(slot),
-                make: (person) => {
-                    const { identity } = person;
-                    const act = (/** @type {string} */ action) => () => visitor.act({ action, identity });
-                    const isMuted = () => visitor.model.room?.stage.find(({ slot }) => slot === person.slot)?.muted;
-                    return row(person, [
-                        [hostText.mute, () => visitor.act({ action: isMuted() ? 'unmute' : 'mute', identity }), ''],
-                        [hostText.demote, act('demote'), ''],
-                        [hostText.coHost, act('make_co_host'), ''],
-                        [hostText.remove, act('remove'), 'danger'],
-                        [hostText.ban, () => ban(visitor, person), 'danger'],
-                    ]);
-                },
-                update: (item, { muted, role }) => {
-                    const [mute, , coHost] = item.querySelectorAll('button');
-                    setText(mute, muted ? hostText.unmute : hostText.mute);
-                    coHost.hidden = role !== 'speaker';
-                    setText(/** @type {Node} */ (item.querySelector('.role')), ROLES[role] ?? role);
-                },
-            });
-            const out = participants?.bans ?? [];
-            banned.hidden = out.length === 0;
-            setItems(bans, out, {
-                key: ({ identity }) => identity,
-                make: (person) => row(person, [
-                    [hostText.unban, () => visitor.act({ action: 'unban', identity: person.identity }), ''],
-                ]),
-                update: () => {},
-            });
-        },
-    };
-}
-
-/** @param {Visitor} visitor @param {Person} person */
-function ban(visitor, { identity, name }) {
-    if (confirm(hostText.surelyBan(plain(name || identity)))) {
-        visitor.act({ action: 'ban', identity, address: true });
-    }
-}
-
-/** @param {Person} person @param {[label: string, act: () => void, className: string][]} actions */
-function row({ identity, name, role }, actions) {
-    const shown = name || identity;
-    const buttons = actions.map(([label, onclick, className]) =>
-        el('button', { type: 'button', className, textContent: label, 'aria-description': plain(shown), onclick }));
-    return el('li', {}, el('span', { className: 'name' }, said(shown)),
-        el('span', { className: 'role', textContent: role ? ROLES[role] ?? role : '' }),
-        el('span', { className: 'row' }, ...buttons));
-}
-
-function audienceView() {
-    const names = [hostText.listeners, hostText.waiting, hostText.well];
-    const values = names.map(() => el('dd'));
-    const list = el('dl', { className: 'figures' }, ...names.map((name, i) => el('div', {}, el('dt', { textContent: name }), values[i])));
-    const rows = el('tbody');
-    const head = ['Relay', 'Region', 'Listening', 'Hear well', 'Glitches'].map((name) => el('th', { scope: 'col', textContent: name }));
-    const table = el('table', {}, el('caption', { textContent: hostText.trouble }), el('thead', {}, el('tr', {}, ...head)), rows);
-    const none = el('p', { className: 'quiet', textContent: hostText.noTrouble });
-    const node = el('div', {}, el('h3', { textContent: hostText.audience }), list, el('div', { className: 'table' }, table), none);
-    return {
-        node,
-        /** @param {Model} model */
-        update({ room, host: { stats } }) {
-            const well = stats?.hearing_well_percent;
-            const shown = [room?.listeners ?? 0, room?.waiting ?? 0].map(count);
-            [...shown, typeof well === 'number' ? `${Math.round(well)} %` : '–'].forEach((value, i) => setText(values[i], value));
-            /** @type {any[]} */
-            const relays = Array.isArray(stats?.relays) ? stats.relays : [];
-            const worst = relays.filter(({ hearing_well_percent: share }) => typeof share === 'number' && share < 100)
-                .sort((a, b) => a.hearing_well_percent - b.hearing_well_percent).slice(0, 8);
-            table.hidden = worst.length === 0;
-            none.hidden = worst.length > 0;
-            setItems(rows, worst, {
-                key: ({ relay }) => String(relay),
-                make: () => el('tr', {}, ...head.map(() => el('td'))),
-                update: (tr, relay) => {
-                    const cells = /** @type {HTMLElement[]} */ ([...tr.children]);
-                    const { region = '', listeners = 0, hearing_well_percent: share, glitches = 0 } = relay;
-                    [String(relay.relay), String(region), count(Number(listeners)), `${Math.round(share)} %`, count(Number(glitches))]
-                        .forEach((value, i) => setSaid(cells[i], value));
-                },
-            });
+        /** @param {string} link */
+        show(link) {
+            field.value = link;
+            setText(done, '');
         },
     };
 }
@@ -179,9 +98,10 @@ function roomView(visitor) {
     return {
         node,
         /** @param {Model} model */
-        update({ room, tokenRole }) {
+        update(model) {
+            const { room } = model;
             setText(lock, room?.locked ? hostText.unlock : hostText.lock);
-            end.hidden = tokenRole !== 'host';
+            end.hidden = roleOf(model) !== 'host';
         },
     };
 }

@@ -2,6 +2,7 @@
 
 import { el, meter, plain, said, setItems, setSaid, setText, shareOf } from './dom.js';
 import { isListening } from './model.js';
+import * as store from './store.js';
 import { REACTIONS, ROLES, count, counted, moment, shortCount, span, stateText, text } from './texts.js';
 
 /** @typedef {import('./model.js').Model} Model */
@@ -40,7 +41,7 @@ export function headView() {
 function factsOf(room) {
     const facts = [`${count(room.listeners)} listening`];
     if (room.startedMs !== null) {
-        facts.push(`for ${span(Math.max(0, Date.now() - room.startedMs))}`);
+        facts.push(`running for ${span(Math.max(0, Date.now() - room.startedMs))}`);
     }
     if (room.waiting > 0) {
         facts.push(`${count(room.waiting)} waiting`);
@@ -77,7 +78,9 @@ export function listenView(visitor) {
             button.classList.toggle('on', on);
             node.dataset.phase = state.phase;
             const onStage = state.phase === 'live' && model.me?.slot != null;
-            setText(status, model.problem || (onStage ? text.liveOnStage : stateText(state, model.waitMs)));
+            const empty = state.phase === 'live' && model.room?.stage.length === 0;
+            const words = onStage ? text.liveOnStage : empty ? text.liveBefore : stateText(state, model.waitMs);
+            setText(status, model.problem || words);
             status.classList.toggle('trouble', model.problem !== '' || state.phase === 'reconnecting');
             setText(notice, model.notice);
             notice.hidden = model.notice === '';
@@ -168,8 +171,11 @@ export function controlsView(visitor) {
         id: 'volume', type: 'range', min: '0', max: '1', step: '0.05',
         oninput: () => visitor.setVolume(Number(slider.value)),
     });
+    const name = el('input', { id: 'name', autocomplete: 'name', maxLength: 60, value: store.name(), 'aria-describedby': 'name-hint' });
+    const who = el('div', { className: 'field who' }, el('label', { for: 'name', textContent: text.name }), name,
+        el('p', { className: 'quiet', id: 'name-hint', textContent: text.nameHint }));
     const hand = el('button', {
-        type: 'button', className: 'wide', onclick: () => visitor.raiseHand(!visitor.model.hand),
+        type: 'button', className: 'wide', onclick: () => visitor.raiseHand(!visitor.model.hand, name.value),
     });
     const glitch = el('button', { type: 'button', textContent: text.glitch, onclick: () => visitor.glitch() });
     /** @type {Map<string, HTMLElement>} */
@@ -183,7 +189,7 @@ export function controlsView(visitor) {
     const node = el('section', { className: 'card controls' },
         el('div', { className: 'field' }, el('label', { for: 'volume', textContent: text.volume }), slider),
         el('div', { className: 'row', role: 'group', 'aria-label': text.reactions }, ...reactions),
-        el('div', { className: 'row' }, hand, glitch));
+        who, el('div', { className: 'row' }, hand, glitch));
     return {
         node,
         update(model) {
@@ -191,7 +197,9 @@ export function controlsView(visitor) {
             if (document.activeElement !== slider) {
                 slider.value = String(model.volume);
             }
-            hand.hidden = model.me?.slot != null;
+            const onStage = model.me?.slot != null;
+            hand.hidden = onStage;
+            who.hidden = onStage || model.hand;
             setText(hand, model.hand ? text.lower : text.raise);
             hand.setAttribute('aria-pressed', String(model.hand));
             for (const [kind, number] of counts) {

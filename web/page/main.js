@@ -7,15 +7,27 @@ import { showRoom } from './room.js';
 const app = /** @type {HTMLElement} */ (document.getElementById('app'));
 const [, place, name] = /^\/(rooms|new)?\/?(.*)$/.exec(location.pathname) ?? [];
 
-if (place === 'rooms' && name) {
-    const { hash } = location;
+const { hash } = location;
+if (hash) {
     // A token does not stay in the address bar, in the history or in a picture of the screen.
     history.replaceState(null, '', location.pathname);
-    const visitor = showRoom(app, decodeURIComponent(name), hash);
+}
+
+if (place === 'rooms' && name) {
+    const visitor = showRoom(app, decoded(name), hash);
     // What is played, for measurements from outside.
     Object.assign(globalThis, { stentor: { visitor } });
 } else if (place === 'new') {
-    showCreate(app);
+    showCreate(app, hash);
 } else {
     showLobby(app);
+}
+
+/** A name in a link; one that is no escaped text names no room, and is shown as it is. @param {string} escaped */
+function decoded(escaped) {
+    try {
+        return decodeURIComponent(escaped);
+    } catch {
+        return escaped;
+    }
 }

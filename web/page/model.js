@@ -17,14 +17,14 @@
 /**
  * The microphone: `closed` until it is asked for, `open` when its level is shown, `live` when it is
  * sent.
- * @typedef {{phase: 'closed' | 'opening' | 'open' | 'live', muted: boolean, level: number,
+ * @typedef {{phase: 'closed' | 'opening' | 'open' | 'live', muted: boolean, mutedAt: number, level: number,
  *     silent: boolean, lost: boolean, error: string, device: string,
  *     devices: {id: string, label: string}[]}} Microphone
  */
 
 /**
  * What only hosts see.
- * @typedef {{participants: import('../api.js').Participants | null, stats: any, error: string}} HostInfo
+ * @typedef {{participants: import('../api.js').Participants | null, stats: import('../api.js').Statistics | null, error: string}} HostInfo
  */
 
 /**
@@ -40,7 +40,7 @@ export function newModel(name, tokenRole) {
         name, tokenRole, room: null, problem: '', state: { phase: 'idle' }, waitMs: null, me: null,
         voices: [], stats: null, volume: 1, invited: null, hand: false, notice: '',
         microphone: {
-            phase: 'closed', muted: true, level: 127, silent: false, lost: false, error: '',
+            phase: 'closed', muted: true, mutedAt: 0, level: 127, silent: false, lost: false, error: '',
             device: '', devices: [],
         },
         host: { participants: null, stats: null, error: '' },
@@ -50,6 +50,11 @@ export function newModel(name, tokenRole) {
 /** Whether the person runs the room. @param {Model} model */
 export function isHost({ tokenRole, me }) {
     return [tokenRole, me?.role].some((role) => role === 'host' || role === 'co-host');
+}
+
+/** As what the person acts, where it is more than listening. @param {Model} model */
+export function roleOf({ tokenRole, me }) {
+    return tokenRole ?? me?.role ?? 'listener';
 }
 
 /** Whether the session is there or being sought. @param {Model} model */

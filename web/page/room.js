@@ -7,6 +7,9 @@ import { stageControls } from './stage.js';
 import { lackOf } from './support.js';
 import { Visitor } from './visitor.js';
 
+/** What follows the clock is drawn this often, in ms. */
+const DRAW_EVERY = 1_000;
+
 /** @param {HTMLElement} app @param {string} room @param {string} fragment */
 export function showRoom(app, room, fragment) {
     /** @type {import('./listener.js').View[]} */
@@ -33,6 +36,8 @@ export function showRoom(app, room, fragment) {
         el('div', { className: 'column' }, ...main.map((view) => view.node)),
         el('div', { className: 'column side' }, ...side.map((view) => view.node))));
     draw();
+    // How long it has run goes on by itself.
+    setInterval(() => document.hidden || draw(), DRAW_EVERY);
     return visitor;
 }
 

@@ -6,6 +6,9 @@ import { stageText, text } from './texts.js';
 /** @typedef {import('./model.js').Model} Model */
 /** @typedef {import('./visitor.js').Visitor} Visitor */
 
+/** Unmuted so long ago, and still muted by the room's document: it is the host's mute, in ms. */
+const SETTLED = 1_500;
+
 /** @param {Visitor} visitor @returns {import('./listener.js').View} */
 export function stageControls(visitor) {
     const status = el('p', { className: 'status', role: 'status', 'aria-live': 'polite' });
@@ -18,18 +21,20 @@ export function stageControls(visitor) {
         el('button', { type: 'button', className, textContent: label, onclick });
     const open = button(stageText.open, () => visitor.openMicrophone(), 'primary');
     const join = button(stageText.join, () => visitor.accept(), 'primary');
+    const become = button(stageText.become, () => visitor.accept(), 'primary');
     const decline = button(stageText.decline, () => visitor.decline());
     const mute = button('', () => visitor.mute(!visitor.model.microphone.muted), 'primary');
     const leave = button(text.leaving, () => visitor.leaveStage());
     const node = el('section', { className: 'card microphone', 'aria-label': stageText.title },
         el('h2', { textContent: stageText.title }), status, trouble, choice,
-        el('div', { className: 'row' }, open, join, mute, decline, leave));
+        el('div', { className: 'row' }, open, join, become, mute, decline, leave));
     return {
         node,
         update(model) {
             const { microphone, invited, me, tokenRole } = model;
             const onStage = me?.slot != null;
             node.hidden = !onStage && invited === null;
+            const coHost = onStage && invited === 'co-host';
             setText(status, statusOf(model));
             const problem = troubleOf(model);
             setText(trouble, problem);
@@ -38,7 +43,8 @@ export function stageControls(visitor) {
             choice.hidden = !has;
             open.hidden = has || microphone.phase === 'opening';
             join.hidden = onStage || microphone.phase !== 'open';
-            decline.hidden = onStage;
+            become.hidden = !coHost;
+            decline.hidden = invited === null;
             mute.hidden = microphone.phase !== 'live';
             leave.hidden = !onStage || tokenRole === 'host';
             setText(mute, microphone.muted ? stageText.unmute : stageText.mute);
@@ -58,6 +64,9 @@ export function stageControls(visitor) {
 
 /** @param {Model} model */
 function statusOf({ microphone, invited, me, room }) {
+    if (me?.slot != null && invited !== null) {
+        return stageText.invitedAs(invited);
+    }
     if (me?.slot == null) {
         return microphone.phase === 'open' ? stageText.check : stageText.invitedAs(invited ?? 'speaker');
     }
@@ -81,7 +90,9 @@ function troubleOf({ microphone, me, room, state }) {
     if (microphone.lost) {
         return stageText.lost;
     }
-    if (room?.stage.find(({ slot }) => slot === me.slot)?.muted) {
+    // One's own unmuting takes a moment to come back with the room's document.
+    const settled = performance.now() - microphone.mutedAt > SETTLED;
+    if (settled && room?.stage.find(({ slot }) => slot === me.slot)?.muted) {
         return stageText.mutedByHost;
     }
     return microphone.silent ? stageText.silent : '';

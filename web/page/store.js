@@ -6,6 +6,8 @@ const LISTENER = 'stentor.listener.';
 const TICKET = 'stentor.ticket.';
 const KEY = 'stentor.client-key';
 const VOLUME = 'stentor.volume';
+const NAME = 'stentor.name';
+const API_KEY = 'stentor.api-key';
 
 /** @param {() => Storage} where @param {string} name */
 function get(where, name) {
@@ -32,9 +34,14 @@ function set(where, name, value) {
 const tab = () => sessionStorage;
 const browser = () => localStorage;
 
+/** The token in a link's fragment. @param {string} fragment */
+export function tokenOf(fragment) {
+    return new URLSearchParams(fragment.replace(/^#/, '')).get('token');
+}
+
 /** The token to come with: that of the link, else the host's, else the tab's. @param {string} room @param {string} fragment */
 export function tokenFor(room, fragment) {
-    const given = new URLSearchParams(fragment.replace(/^#/, '')).get('token');
+    const given = tokenOf(fragment);
     if (given) {
         set(browser, HOST + room, given);
         return given;
@@ -71,6 +78,20 @@ export function clientKey() {
     set(tab, KEY, key);
     return key;
 }
+
+/** Forgets the link's token, whose role has been taken back. @param {string} room */
+export const forgetStage = (room) => set(browser, HOST + room, null);
+
+/** The key with which this tab makes rooms. */
+export const apiKey = () => get(tab, API_KEY) ?? '';
+
+/** @param {string} key */
+export const keepApiKey = (key) => set(tab, API_KEY, key);
+
+export const name = () => get(browser, NAME) ?? '';
+
+/** @param {string} value */
+export const keepName = (value) => set(browser, NAME, value);
 
 export const volume = () => Number(get(browser, VOLUME) ?? '1');
 

@@ -1,10 +1,12 @@
 // The visitor of a room: keeps the model up to date, and does what the views ask for. It owns the
 // worker, the sound and the API.
 
-import { Api, Problem, claimsOf } from '../api.js';
+import { Api, Problem, claimsOf, isStageRole } from '../api.js';
 import { infoOfApi, infoOfSession, isHost, isListening, newModel } from './model.js';
+import { plain } from './dom.js';
 import { Input, Output, microphones } from './sound.js';
 import * as store from './store.js';
+import { limits } from '../wire/limits.js';
 import { endText, stageText, text } from './texts.js';
 
 /** @typedef {import('./model.js').Model} Model */
@@ -17,6 +19,13 @@ const LOOK_EVERY = 10_000;
 const SILENT_AFTER = 5_000;
 /** Nothing louder than this (−dBov) is no sound. */
 const SOUND = 75;
+/** A room that knows of no hand so long after one was raised here: the host has lowered it, in ms. */
+const HAND_KNOWN = 5_000;
+
+/** Ends after which there is no room to look at. */
+const OVER = ['room_ended', 'no_room', 'removed', 'banned'];
+/** Ends after which the kept tokens are good for nothing. */
+const FORGET = ['token_expired', 'token_invalid', 'removed', 'demoted'];
 
 export class Visitor {
     #api;
@@ -27,8 +36,11 @@ export class Visitor {
     /** @type {Input | null} */
     #input = null;
     #heardAt = 0;
+    #handAt = 0;
     /** @type {AbortController | null} */
     #events = null;
+    /** @type {string | null} */
+    #listenerToken = null;
     #refreshing = false;
     /** Counts openings: what an older one was waiting for is not wanted. */
     #opening = 0;
@@ -65,8 +77,9 @@ export class Visitor {
         this.#worker = worker;
         worker.onmessage = ({ data }) => this.#told(data);
         worker.onerror = () => this.#fail('The page’s worker could not be started. Reload the page.');
+        const name = store.name() || undefined;
         this.#order({
-            type: 'start', room: this.model.name, base: location.origin, token: this.#api.token,
+            type: 'start', room: this.model.name, base: location.origin, token: this.#api.token, name,
             clientKey: store.clientKey(), ticket: store.ticketFor(this.model.name), sound: port2,
         }, [port2]);
         try {
@@ -94,9 +107,14 @@ export class Visitor {
         this.#set({ volume });
     }
 
-    /** @param {boolean} raised */
-    raiseHand(raised) {
-        this.#order({ type: 'say', message: { type: 'hand', raised } });
+    /** @param {boolean} raised @param {string} [name] what the host is to see */
+    raiseHand(raised, name) {
+        const shown = name === undefined ? undefined : chosenName(name);
+        if (shown !== undefined) {
+            store.keepName(shown);
+        }
+        this.#order({ type: 'hand', raised, name: shown });
+        this.#handAt = performance.now();
         this.#set({ hand: raised, notice: raised ? text.raised : text.lowered });
     }
 
@@ -146,18 +164,22 @@ export class Visitor {
     mute(muted) {
         this.#order({ type: 'mute', muted });
         this.#heardAt = performance.now();
-        this.#setMicrophone({ muted, silent: false });
+        this.#setMicrophone({ muted, silent: false, mutedAt: performance.now() });
     }
 
     /** Goes on stage as invited. */
     accept() {
-        this.#setMicrophone({ muted: false });
-        this.#set({ notice: stageText.joining });
+        if (this.model.me?.slot == null) {
+            this.#setMicrophone({ muted: false });
+            this.#set({ notice: stageText.joining });
+        }
         this.#order({ type: 'accept' });
     }
 
     decline() {
-        this.closeMicrophone();
+        if (this.model.me?.slot == null) {
+            this.closeMicrophone();
+        }
         this.#set({ invited: null });
     }
 
@@ -166,13 +188,28 @@ export class Visitor {
         this.#order({ type: 'leave_stage' });
     }
 
-    /** Does what a host does; a refusal is shown. @param {{action: string, identity?: string, address?: boolean}} action */
+    /** Does what a host does; a refusal is shown. @param {import('../api.js').Decision} action */
     async act(action) {
         await this.#asHost(() => this.#api.act(this.model.name, action));
     }
 
+    /** A link with a token of its own, for one person; null if it was refused. @param {string} role @param {string} name */
+    async linkFor(role, name) {
+        /** @type {string | null} */
+        let link = null;
+        await this.#asHost(async () => {
+            const { token } = await this.#api.mint(this.model.name, { role, name: chosenName(name) });
+            link = `${location.origin}/rooms/${encodeURIComponent(this.model.name)}#token=${encodeURIComponent(token)}`;
+        });
+        return link;
+    }
+
     async endRoom() {
-        await this.#asHost(() => this.#api.end(this.model.name));
+        try {
+            await this.#api.end(this.model.name);
+        } catch (error) {
+            this.#setHost({ error: error instanceof Error ? error.message : String(error) });
+        }
     }
 
     /** @param {() => Promise<unknown>} task */
@@ -194,14 +231,28 @@ export class Visitor {
                 break;
             case 'room':
                 this.#set({ room: infoOfSession(this.model.room, told.room) });
+                if (this.model.hand && told.room.hands === 0 && performance.now() - this.#handAt > HAND_KNOWN) {
+                    this.#order({ type: 'hand', raised: false });
+                    this.#set({ hand: false, notice: text.handLowered });
+                }
                 break;
             case 'me':
                 this.#arrived(told);
                 break;
             case 'invited':
-                this.#set({ invited: told.role });
+                this.#set({ invited: told.role, hand: false, notice: told.role ? '' : this.model.notice });
+                break;
+            case 'stage_token':
+                this.#useToken(told.token ?? this.#listenerToken);
+                break;
+            case 'demoted':
+                store.forgetStage(this.model.name);
+                this.#useToken(this.#listenerToken);
+                this.closeMicrophone();
+                this.#set({ notice: stageText.demoted });
                 break;
             case 'stage_refused':
+                this.#useToken(this.#listenerToken ?? this.#api.token);
                 this.#set({ notice: stageText.failed + told.reason });
                 this.#setMicrophone({ muted: true });
                 break;
@@ -214,7 +265,10 @@ export class Visitor {
             case 'token':
                 store.keepListenerToken(this.model.name, told.token);
                 store.keepTicket(this.model.name, null);
-                this.#api.token ??= told.token;
+                this.#listenerToken = told.token;
+                if (!isStageRole(this.model.tokenRole)) {
+                    this.#useToken(told.token);
+                }
                 break;
             case 'ticket':
                 store.keepTicket(this.model.name, told.ticket);
@@ -228,13 +282,21 @@ export class Visitor {
     #state(state) {
         if (state.phase === 'ended') {
             this.#close();
-            if (state.name === 'token_expired' || state.name === 'token_invalid') {
+            if (FORGET.includes(state.name)) {
                 store.forgetTokens(this.model.name);
+                this.#listenerToken = null;
+                this.#useToken(null);
             }
         } else if (state.phase === 'waiting') {
             this.#estimate(state.place, state.etaMs);
         }
         this.#set({ state });
+    }
+
+    /** What the person may do from here on. @param {string | null} token */
+    #useToken(token) {
+        this.#api.token = token;
+        this.#set({ tokenRole: token ? claimsOf(token).role : undefined });
     }
 
     /** How long the wait will be, by the pace at which the room takes people in. @param {number} place @param {number | null} etaMs */
@@ -283,7 +345,9 @@ export class Visitor {
 
     /** Looks at a room that one does not listen to. */
     async #look() {
-        if (isListening(this.model) || document.hidden && this.model.room) {
+        const { state } = this.model;
+        const over = state.phase === 'ended' && OVER.includes(state.name);
+        if (isListening(this.model) || over || document.hidden && this.model.room) {
             return;
         }
         try {
@@ -318,7 +382,9 @@ export class Visitor {
             try {
                 await this.#api.events(this.model.name, (event, data) => {
                     pause = 1_000;
-                    if (event === 'stats') {
+                    if (event === 'ended') {
+                        events.abort();
+                    } else if (event === 'stats') {
                         this.#setHost({ stats: data });
                     } else {
                         this.#refresh();
@@ -326,6 +392,7 @@ export class Visitor {
                 }, events.signal);
             } catch (error) {
                 if (error instanceof Problem && [401, 403, 404].includes(error.status)) {
+                    this.#events = null;
                     return;
                 }
             }
@@ -335,7 +402,8 @@ export class Visitor {
 
     /** Asks for all that a host sees. What happens meanwhile is asked for once more. */
     async #refresh() {
-        if (this.#refreshing) {
+        const { state } = this.model;
+        if (this.#refreshing || state.phase === 'ended' && OVER.includes(state.name)) {
             return;
         }
         this.#refreshing = true;
@@ -399,6 +467,18 @@ export class Visitor {
     #setHost(change) {
         this.#set({ host: { ...this.model.host, ...change } });
     }
+}
+
+/** A name as the server takes it: without control characters, in its bound. @param {string} name */
+function chosenName(name) {
+    let kept = '';
+    for (const letter of plain(name).replace(/\p{Cc}/gu, ' ').trim()) {
+        if (new TextEncoder().encode(kept + letter).length > limits.NAME_BYTES) {
+            break;
+        }
+        kept += letter;
+    }
+    return kept;
 }
 
 /** @param {unknown} error */

@@ -28,6 +28,8 @@ import { SpeechSender } from './speech.js';
  *     | {type: 'me', identity: string, role: string, slot: number | null, relay: string}
  *     | {type: 'invited', role: string | null}
  *     | {type: 'stage_refused', reason: string}
+ *     | {type: 'stage_token', token: string | null}
+ *     | {type: 'demoted'}
  *     | {type: 'token', token: string}
  *     | {type: 'ticket', ticket: string}} News
  */
@@ -41,7 +43,7 @@ import { SpeechSender } from './speech.js';
  */
 
 /** Closes after which nobody comes back by itself. */
-const OVER = ['room_ended', 'replaced', 'removed', 'banned', 'no_room', 'token_room', 'token_role'];
+const OVER = ['room_ended', 'replaced', 'removed', 'banned', 'no_room', 'room_locked', 'token_room', 'token_role'];
 /** Problems of the API that no repetition mends. */
 const REFUSED = [400, 401, 403, 404, 409, 410, 422];
 /** The pause before joining again: the first, doubled up to the longest, a random half of it. */
@@ -51,6 +53,8 @@ const AGAIN_MOST = 10_000;
 const RENEW_BEFORE = 60_000;
 /** A shorter life than this is not renewed early: the session is let end. */
 const RENEW_LEAST = 5_000;
+/** A hand that is up is raised on a new session this much later: the former one has lowered it by then. */
+const HAND_AGAIN = 1_500;
 
 export class Visit {
     #shell;
@@ -72,6 +76,11 @@ export class Visit {
     #origin = null;
     /** The listener's token: with it one comes back from the stage. @type {string | null} */
     #listenerToken = null;
+    /** The listener's token of somebody who came with a stage role, for leaving the stage. @type {string | null} */
+    #spareToken = null;
+    #hand = false;
+    /** @type {number | null} */
+    #handTimer = null;
     /** The number of the join that is under way: an older one's answer is not wanted. */
     #joining = 0;
     /** @type {SpeechSender | null} */
@@ -133,10 +142,22 @@ export class Visit {
         this.#sendSpeech(this.#speech?.pause() ?? null);
     }
 
+    /** Raises or lowers the hand; under another name than before, on a session of that name. @param {boolean} raised @param {string} [name] */
+    raiseHand(raised, name) {
+        this.#hand = raised;
+        if (raised && name && name !== this.#who.name) {
+            this.#who.name = name;
+            this.#renew();
+        } else {
+            this.#sayHand();
+        }
+    }
+
     /** Takes the stage as invited, without a break in what is heard. */
     async accept() {
         try {
             const { token, ...place } = await this.#shell.api.accept(this.#room);
+            this.#shell.tell({ type: 'stage_token', token });
             const origin = { relay: 'origin', ...place };
             this.#origin = origin;
             this.#listen?.become(this.#shell.now(), this.#stageRole(token, origin));
@@ -149,9 +170,13 @@ export class Visit {
     /** Leaves the stage and goes on listening. */
     async leaveStage() {
         this.pause();
+        this.#listenerToken ??= this.#spareToken;
         if (!this.#listenerToken) {
             return;
         }
+        this.#shell.api.token = this.#listenerToken;
+        this.#shell.tell({ type: 'token', token: this.#listenerToken });
+        this.#shell.tell({ type: 'stage_token', token: null });
         this.#listen?.become(this.#shell.now(), this.#listenerRole(this.#listenerToken));
         this.#drain();
     }
@@ -159,6 +184,13 @@ export class Visit {
     /** The page was woken: looks at once what has become of the session. */
     wake() {
         this.#pump();
+    }
+
+    /** Only a listener has a hand. */
+    #sayHand() {
+        if (this.#slot === null) {
+            this.say({ type: 'hand', raised: this.#hand });
+        }
     }
 
     #join() {
@@ -201,7 +233,9 @@ export class Visit {
         this.#origin = answer.origin ? { ...answer.origin, relay: 'origin' } : null;
         const stage = isStageRole(claimsOf(api.token ?? '').role) && this.#origin;
         const token = stage ? api.token ?? answer.token : answer.token;
-        if (!stage && token) {
+        if (stage) {
+            this.#spareToken = answer.token;
+        } else if (token) {
             this.#listenerToken = token;
             api.token = token;
             this.#shell.tell({ type: 'token', token });
@@ -209,7 +243,8 @@ export class Visit {
         const role = stage && this.#origin ? this.#stageRole(token, this.#origin) : this.#listenerRole(token);
         this.#tellState({ phase: this.#failures > 0 ? 'reconnecting' : 'connecting' });
         this.#renewBefore(token);
-        const reception = this.#listen?.reception ?? null;
+        const { reception = null, pass } = this.#listen ?? {};
+        role.hello.pass ??= pass;
         this.#listen = new Listen({ role, random: this.#shell.random, reception }, this.#shell.now());
         this.#drain();
     }
@@ -222,6 +257,11 @@ export class Visit {
             // The token has expired while the page slept: comes as a newcomer.
             this.#listenerToken = null;
             this.#shell.api.token = null;
+            this.#join();
+        } else if (code === 'demoted' && this.#shell.api.token) {
+            // The stage role of the link is taken back; anyone may listen to a public room.
+            this.#shell.api.token = null;
+            this.#shell.tell({ type: 'demoted' });
             this.#join();
         } else if (REFUSED.includes(status)) {
             this.#end(code, reasonOf(error));
@@ -277,6 +317,7 @@ export class Visit {
         this.#renewal = null;
         this.#shell.api.join(this.#room, this.#who).then((answer) => {
             if (this.#over || this.#speech || 'waiting' in answer || !this.#listen) {
+                this.#sayHand();
                 return;
             }
             this.#relays = answer.relays;
@@ -288,6 +329,7 @@ export class Visit {
             this.#drain();
         }, () => {
             // The session lives until the token's end; then the visit joins anew.
+            this.#sayHand();
         });
     }
 
@@ -448,12 +490,23 @@ export class Visit {
         this.#shell.slot(slot, frame_bytes);
         this.#shell.tell({ type: 'me', identity, role, slot, relay: place.relay });
         this.#tellState({ phase: 'live' });
+        this.#hand &&= slot === null;
+        if (this.#hand) {
+            this.#handTimer ??= this.#shell.setTimer(() => {
+                this.#handTimer = null;
+                this.#sayHand();
+            }, HAND_AGAIN);
+        }
     }
 
     /** @param {Close} close */
     #ended(close) {
         const stage = this.#speech !== null;
         this.#drop();
+        if (close.name === 'demoted') {
+            this.#backToAudience(close);
+            return;
+        }
         if (OVER.includes(close.name) && !(stage && close.name === 'token_role')) {
             this.#end(close.name, close.reason);
             return;
@@ -466,6 +519,18 @@ export class Visit {
             }
         }
         this.#again();
+    }
+
+    /** The host has taken the stage role: goes on listening. @param {Close} close */
+    #backToAudience(close) {
+        this.#listenerToken ??= this.#spareToken;
+        if (!this.#listenerToken) {
+            this.#end(close.name, close.reason);
+            return;
+        }
+        this.#shell.tell({ type: 'demoted' });
+        this.#tellState({ phase: 'reconnecting' });
+        this.#join();
     }
 
     /** @param {string} name @param {string} reason */
@@ -481,13 +546,14 @@ export class Visit {
             link.leave();
         }
         this.#links.clear();
-        for (const timer of [this.#timer, this.#renewal]) {
+        for (const timer of [this.#timer, this.#renewal, this.#handTimer]) {
             if (timer !== null) {
                 this.#shell.clearTimer(timer);
             }
         }
         this.#timer = null;
         this.#renewal = null;
+        this.#handTimer = null;
         if (this.#speech) {
             this.#speech = null;
             this.#slot = null;

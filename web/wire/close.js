@@ -11,6 +11,7 @@ export const CLOSE_CODES = new Map([
     [0x03, ['replaced', 'nobody']],
     [0x04, ['waiting', 'nobody']],
     [0x05, ['redirect', 'nobody']],
+    [0x06, ['demoted', 'nobody']],
     [0x10, ['protocol', 'peer']],
     [0x11, ['message_too_large', 'peer']],
     [0x12, ['too_many_messages', 'peer']],
@@ -30,8 +31,11 @@ export const CLOSE_CODES = new Map([
     [0x29, ['ticket_spent', 'peer']],
     [0x2a, ['ticket_place', 'peer']],
     [0x2b, ['stage_only', 'peer']],
+    [0x2c, ['removed', 'peer']],
+    [0x2d, ['banned', 'peer']],
     [0x30, ['no_room', 'peer']],
     [0x31, ['stage_full', 'nobody']],
+    [0x32, ['room_locked', 'nobody']],
     [0x40, ['full', 'node']],
     [0x41, ['no_parent', 'node']],
     [0x42, ['room_timeout', 'node']],
@@ -57,10 +61,10 @@ export function sideOf(code) {
 }
 
 /**
- * Whether a close ends the listening and not only the session: the listener is at fault, or the
- * room is over.
+ * Whether a close ends the visit in this role and not only the session: the client is at fault, the
+ * room is over, or the host has decided so.
  * @param {Close} close
  */
 export function isFinal(close) {
-    return sideOf(close.code) === 'peer' || ['done', 'room_ended', 'replaced'].includes(close.name);
+    return sideOf(close.code) === 'peer' || ['done', 'room_ended', 'replaced', 'demoted', 'room_locked'].includes(close.name);
 }
