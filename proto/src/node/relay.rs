@@ -452,6 +452,54 @@ mod tests {
         assert_eq!(requests(&mut relay), [LinkId(1)], "the only feed has passed tick 2");
     }
 
+    /// A relay on level 1 whose origin has said welcome.
+    fn placed(now: Time) -> RelayControl {
+        let mut relay = RelayControl::new(settings(), now);
+        relay.handle_link_up(now, LinkId(0));
+        let welcome: ServerMessage =
+            serde_json::from_str(r#"{"type":"welcome","version":1,"identity":"a","role":"relay"}"#)
+                .unwrap();
+        say(&mut relay, now, 0, &welcome);
+        say(&mut relay, now, 0, &placement(1, 1, &[]));
+        relay
+    }
+
+    fn hall() -> Subscribed {
+        Subscribed {
+            name: "hall".to_owned(),
+            id: 7,
+            title: String::new(),
+            public: true,
+            epoch: 1,
+            newest: 0,
+            tick_ms: 20,
+            redundancy: 2,
+        }
+    }
+
+    /// What the relay tells its shards.
+    fn to_shards(relay: &mut RelayControl) -> Vec<ToShard> {
+        let effects = std::iter::from_fn(|| relay.poll_effect());
+        let message = |effect| match effect {
+            ControlEffect::ToShards(message) => Some(message),
+            _ => None,
+        };
+        effects.filter_map(message).collect()
+    }
+
+    #[test]
+    fn a_room_with_the_longest_title_comes_up() {
+        let now = Time::from_millis(1_000);
+        for (bytes, up) in [(limits::TITLE_BYTES, true), (limits::TITLE_BYTES + 1, false)] {
+            let mut relay = placed(now);
+            relay.handle_message(now, ToControl::WantRoom { room: "hall".to_owned() });
+            let info = Subscribed { title: "t".repeat(bytes), ..hall() };
+            say(&mut relay, now, 0, &ServerMessage::Subscribed(info.clone()));
+            let told = to_shards(&mut relay);
+            assert_eq!(told.contains(&ToShard::RoomUp(info)), up, "{bytes} bytes");
+        }
+    }
+
     #[test]
     fn settings_do_not_show_their_token() {
         let shown = format!("{:?}", settings());

@@ -519,6 +519,6 @@ impl Up {
 
 /// Whether what a parent says of a room is within the limits: it is passed on, and divided by.
 fn is_sound(info: &Subscribed) -> bool {
-    let short = info.name.len() <= limits::NAME_BYTES && info.title.len() <= limits::NAME_BYTES;
+    let short = info.name.len() <= limits::NAME_BYTES && info.title.len() <= limits::TITLE_BYTES;
     short && limits::TICK_MS.contains(&info.tick_ms)
 }
