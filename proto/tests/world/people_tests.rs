@@ -58,6 +58,19 @@ fn a_ban_cuts_at_the_third_level_within_a_second_and_keeps_the_address_out() {
 }
 
 #[test]
+fn an_anonymous_listener_is_put_out_and_may_come_back_under_another_identity() {
+    let mut world = hall(Setup::default());
+    let identity = world.listeners[5].identity.clone();
+    act(&mut world, Act::Remove { identity });
+    world.step(500);
+    assert_eq!(closed(&world, 5), Some(CloseCode::Removed));
+    assert!((0..5).all(|other| closed(&world, other).is_none()));
+    let again = world.listen(6, "hall");
+    world.step(500);
+    assert_eq!(closed(&world, again), None, "a removal is no ban");
+}
+
+#[test]
 fn an_address_that_is_banned_is_refused_at_every_relay() {
     let mut world = hall(Setup::default());
     let next = world.listeners.len();

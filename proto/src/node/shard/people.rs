@@ -23,7 +23,7 @@ use crate::{Time, limits};
 pub(super) struct Who {
     identity: String,
     name: String,
-    /// When its token or pass was made (seconds since 1970, UTC).
+    /// When its token, its pass or its anonymous identity was made (seconds since 1970, UTC).
     minted: u64,
     jti: Option<String>,
     /// Whether a re-home pass was shown.
@@ -70,6 +70,8 @@ impl NodeShard {
         pass: Option<&Pass>,
     ) -> Result<(), Close> {
         let seed = self.settings.seed;
+        // By the clock of whoever says until when tokens and identities are taken back.
+        let unix_s = self.door.origin_ms(now) / 1_000;
         let Some(session) = self.session_mut(ix).filter(|_| hello.role != Role::Relay) else {
             return Ok(());
         };
@@ -78,7 +80,7 @@ impl NodeShard {
             (None, Some(pass)) => (pass.sub.clone(), pass.iat),
             (None, None) => {
                 let generation = session.key.generation;
-                (format!("anonymous-{seed:016x}-{generation:x}"), u64::MAX)
+                (format!("anonymous-{seed:016x}-{generation:x}"), unix_s)
             }
         };
         let name = hello.name.as_deref().or_else(|| claims?.name.as_deref());
