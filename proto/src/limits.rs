@@ -222,6 +222,13 @@ pub const NEWS: usize = 1_024;
 /// Counts in a room's document change at most this often.
 pub const COUNTS_EVERY: Duration = Duration::from_secs(1);
 
+/// JSON of one entry beside its name at most: keys, a number of 20 digits, an address.
+const REVOKED_ENTRY_BYTES: usize = 128;
+// A page whose names are all escaped, behind a room's name and two numbers.
+const _: () = assert!(
+    REVOKED_PER_PAGE * (6 * NAME_BYTES + REVOKED_ENTRY_BYTES) + 6 * NAME_BYTES + 256
+        <= CONTROL_BYTES
+);
 const _: () = assert!(ROOM_SUM_EXPIRY.as_secs() > (ROOMS / LOAD_ROOMS) as u64);
 
 // --- Delivery --------------------------------------------------------------------------------

@@ -176,12 +176,21 @@ impl RevokedEntry {
         self.address.is_some() || (self.identity.is_some() && self.before.is_none())
     }
 
-    /// Whether its names have a length that names have.
-    fn is_sound(&self) -> bool {
+    /// Whether it names one thing, in a name that a token may hold: pages of such entries fit a
+    /// control message, however they are cut.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
         let fits = |name: &Option<String>| {
-            name.as_ref().is_none_or(|name| (1..=limits::NAME_BYTES).contains(&name.len()))
+            name.as_ref().is_none_or(|name| {
+                (1..=limits::NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control)
+            })
         };
-        fits(&self.identity) && fits(&self.jti)
+        let named = [self.identity.is_some(), self.jti.is_some(), self.address.is_some()];
+        let one = named.into_iter().filter(|&named| named).count() == 1;
+        let of_a_person = self.before.is_some() || self.stage || self.with_address;
+        one && fits(&self.identity)
+            && fits(&self.jti)
+            && (self.identity.is_some() || !of_a_person)
     }
 
     fn is(&self, bearer: Bearer<'_>) -> bool {
@@ -269,6 +278,47 @@ mod tests {
         assert_eq!(second, list);
         let gap = RevokedPage { room: "r".into(), generation: 99, since: 3, entries: Vec::new() };
         assert!(!second.follow(gap));
+    }
+
+    #[test]
+    fn entries_that_would_not_fit_a_page_are_not_taken() {
+        let long = "\u{1}".repeat(limits::NAME_BYTES);
+        let person = RevokedEntry::ban("ann", true);
+        let place = Some("192.0.2.9".parse().unwrap());
+        for bad in [
+            RevokedEntry { jti: Some("t1".into()), ..person.clone() },
+            RevokedEntry { address: place, ..person.clone() },
+            RevokedEntry { address: place, before: Some(1), ..RevokedEntry::default() },
+            RevokedEntry { stage: true, ..RevokedEntry::token("t1") },
+            RevokedEntry::ban(&long, false),
+            RevokedEntry::token(&long),
+            RevokedEntry::token(""),
+            RevokedEntry::default(),
+        ] {
+            let mut copy = Revoked::default();
+            let entries = vec![person.clone(), bad.clone()];
+            let page = RevokedPage { room: "r".into(), generation: 9, since: 0, entries };
+            assert!(!copy.follow(page), "{bad:?}");
+            assert_eq!(copy, Revoked::default());
+        }
+    }
+
+    #[test]
+    fn the_largest_pages_fit_a_control_message() {
+        let quotes = "\"".repeat(limits::NAME_BYTES - 4);
+        let mut list = Revoked::new(u64::MAX - 1);
+        for n in 0..100_u64 {
+            let identity = Some(format!("{n:04}{quotes}"));
+            let (before, stage) = (Some(u64::MAX), true);
+            let entry = RevokedEntry { identity, before, stage, with_address: true, ..Default::default() };
+            assert!(entry.is_sound() && list.add(entry));
+        }
+        let pages = list.pages(&"\u{1}".repeat(limits::NAME_BYTES), 0, 0);
+        assert_eq!(pages.iter().map(|page| page.entries.len()).sum::<usize>(), 100);
+        for page in pages {
+            let json = serde_json::to_vec(&crate::wire::ServerMessage::Revoked(page)).unwrap();
+            assert!(json.len() <= limits::CONTROL_BYTES, "{} bytes", json.len());
+        }
     }
 
     #[test]

@@ -100,6 +100,8 @@ counters! {
         drop_reaction,
         /// Reports of what is heard that say nothing, or come more often than allowed.
         drop_report,
+        /// Control messages longer than allowed that were not sent: a defect of this node.
+        drop_oversize_message,
         /// Hellos refused, for whatever reason.
         refused,
         /// Messages to control that did not fit into the queue.

@@ -604,15 +604,22 @@ pub struct Parent {
 ///
 /// # Panics
 /// When the message is larger than [`limits::CONTROL_BYTES`], which the limits on names and lists
-/// exclude; a room's document is measured before someone joins the stage.
+/// exclude; a room's document is measured before someone joins the stage. What holds lists that
+/// come from a peer goes through [`try_encode_control`].
 #[must_use]
 pub fn encode_control<M: Serialize>(message: &M) -> Bytes {
+    try_encode_control(message).expect("a control message exceeds its bound")
+}
+
+/// Encodes a message with its length prefix; `None` if it is larger than [`limits::CONTROL_BYTES`].
+#[must_use]
+pub fn try_encode_control<M: Serialize>(message: &M) -> Option<Bytes> {
     let json = serde_json::to_vec(message).expect("control messages hold only plain data");
-    assert!(json.len() <= limits::CONTROL_BYTES, "a control message exceeds its bound");
+    let len = u16::try_from(json.len()).ok().filter(|_| json.len() <= limits::CONTROL_BYTES)?;
     let mut out = BytesMut::with_capacity(2 + json.len());
-    out.put_u16(u16::try_from(json.len()).expect("CONTROL_BYTES fits into 16 bits"));
+    out.put_u16(len);
     out.put_slice(&json);
-    out.freeze()
+    Some(out.freeze())
 }
 
 /// Cuts a control stream into messages. Holds at most one message's bytes.

@@ -14,7 +14,7 @@ pub(crate) use control::REDACTED;
 pub use control::{
     Admission, Alternate, ClientMessage, ControlDecoder, DoorLoad, Hello, Load, Parent, Placement,
     RelayInfo, Role, RoomState, Secret, ServerMessage, Siblings, StageEntry, Subscribed, Waiting,
-    Welcome, encode_control,
+    Welcome, encode_control, try_encode_control,
 };
 pub use datagram::{
     Beacon, Datagram, DatagramError, Framing, RepairRequest, SpeechRequest, beacon_bytes,

@@ -27,7 +27,7 @@ use crate::session::{Budget, SessionKey, State, Step};
 use crate::token::{Signer, Verifier};
 use crate::wire::{
     Close, CloseCode, ControlDecoder, Datagram, Framing, Role, ServerMessage, Siblings,
-    encode_control, speech_request_bytes,
+    speech_request_bytes, try_encode_control,
 };
 use crate::{Time, limits};
 
@@ -586,8 +586,14 @@ impl NodeShard {
     }
 
     fn send(&mut self, ix: SessionIx, message: &ServerMessage) {
-        let bytes = encode_control(message);
-        self.effects.push_back(ShardEffect::SendControl { session: ix, bytes });
+        // What a parent said is within its bounds and is written out larger: no such message is
+        // known, and one would be a defect here, of one message.
+        match try_encode_control(message) {
+            Some(bytes) => {
+                self.effects.push_back(ShardEffect::SendControl { session: ix, bytes });
+            }
+            None => self.stats.drop_oversize_message += 1,
+        }
     }
 
     fn tell(&mut self, message: ToControl) {

@@ -13,7 +13,7 @@ use crate::node::messages::{Tick, ToControl};
 use crate::session::State;
 use crate::wire::{
     Close, Framing, Role, RoomState, ServerMessage, Subscribed, TickKey, beacon_bytes,
-    encode_control,
+    try_encode_control,
 };
 use crate::{Time, limits};
 
@@ -323,7 +323,10 @@ impl NodeShard {
         };
         room.state = Some(state.clone());
         // Written once: a room may have thousands of listeners here.
-        let bytes = encode_control(&ServerMessage::Room(state));
+        let Some(bytes) = try_encode_control(&ServerMessage::Room(state)) else {
+            self.stats.drop_oversize_message += 1;
+            return;
+        };
         for session in self.members(at) {
             let bytes = bytes.clone();
             self.effects.push_back(ShardEffect::SendControl { session, bytes });
