@@ -217,6 +217,13 @@ pub const INVITATIONS: usize = 16;
 pub const ABSENT_ROOMS: usize = 4 * ROOMS;
 /// Addresses that one ban of a person may come to.
 pub const ADDRESSES_PER_BAN: usize = 4;
+/// Words of a relay on people whom it met a second: a ban comes to [`ADDRESSES_PER_BAN`] addresses,
+/// and the parent counts each word as a control message.
+pub const MEETS_PER_S: u32 = 8;
+/// The same word on the same person is said again after this at the earliest.
+pub const MET_AGAIN: Duration = Duration::from_secs(30);
+/// Words that a relay remembers of one room: all of [`MET_AGAIN`].
+pub const MEETS_PER_ROOM: usize = 256;
 /// Things that happened in rooms and wait to be told to those who follow.
 pub const NEWS: usize = 1_024;
 /// Counts in a room's document change at most this often.

@@ -93,6 +93,13 @@ impl Revoked {
         self.entries.iter().any(|entry| entry.is_ban() && entry.with_address && named(entry))
     }
 
+    /// Whether an address is banned.
+    #[must_use]
+    pub fn bans_address(&self, address: IpAddr) -> bool {
+        let place = Some(network(address));
+        self.entries.iter().any(|entry| entry.address == place)
+    }
+
     /// What a copy lacks that has `len` entries of `generation`, as pages.
     #[must_use]
     pub fn pages(&self, room: &str, generation: u64, len: usize) -> Vec<RevokedPage> {

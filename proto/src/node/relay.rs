@@ -93,6 +93,8 @@ pub struct RelayControl {
     /// Hands that wait for their turn, and when it comes.
     hands: VecDeque<Hand>,
     hands_due: Option<Time>,
+    /// What may be said of people who were met: they knock as often as they like.
+    meets: Budget,
     room_sums: RoomSums,
     load_sequence: u64,
     draining: bool,
@@ -131,6 +133,7 @@ impl RelayControl {
             reported: now,
             hands: VecDeque::new(),
             hands_due: None,
+            meets: Budget::new(limits::MEETS_PER_S, now),
             load_sequence: 0,
             draining: false,
             ticks: VecDeque::new(),
@@ -190,7 +193,7 @@ impl RelayControl {
             }
             ToControl::Rooms { shard, tallies } => self.room_sums.shard(shard, tallies),
             ToControl::Hands { hands } => self.hands(now, hands),
-            ToControl::Met { room, identity, address } => self.met(room, identity, address),
+            ToControl::Met { room, identity, address } => self.met(now, room, identity, address),
             ToControl::StageLeave { .. }
             | ToControl::Speech { .. }
             | ToControl::SelfMute { .. } => {
@@ -498,6 +501,37 @@ mod tests {
             let told = to_shards(&mut relay);
             assert_eq!(told.contains(&ToShard::RoomUp(info)), up, "{bytes} bytes");
         }
+    }
+
+    #[test]
+    fn a_banned_person_that_knocks_costs_the_parent_one_message() {
+        let mut now = Time::from_millis(1_000);
+        let mut relay = placed(now);
+        relay.handle_message(now, ToControl::WantRoom { room: "hall".to_owned() });
+        say(&mut relay, now, 0, &ServerMessage::Subscribed(hall()));
+        let met = |identity: &str, last: u32| ToControl::Met {
+            room: "hall".to_owned(),
+            identity: identity.to_owned(),
+            address: std::net::Ipv4Addr::from(last).into(),
+        };
+        let sent = |relay: &mut RelayControl| {
+            let effects = std::iter::from_fn(|| relay.poll_effect());
+            effects.filter(|e| matches!(e, ControlEffect::SendControl { .. })).count()
+        };
+        sent(&mut relay);
+        for _ in 0..1_000 {
+            relay.handle_message(now, met("ann", 1));
+        }
+        assert_eq!(sent(&mut relay), 1);
+        for n in 0..1_000 {
+            relay.handle_message(now, met(&format!("p{n}"), n));
+        }
+        assert!(sent(&mut relay) < limits::MEETS_PER_S as usize, "and a crowd no more than this");
+        assert!(relay.stats().drop_meets > 900);
+        // The word may have been lost: it is said again, a while later.
+        now += limits::MET_AGAIN;
+        relay.handle_message(now, met("ann", 1));
+        assert_eq!(sent(&mut relay), 1);
     }
 
     #[test]

@@ -146,6 +146,9 @@ counters! {
         uplinks_lost,
         /// Raised hands beyond what a queue or a room holds, or of somebody who may not be there.
         drop_hands,
+        /// Words on people met at their banned addresses that were not said up the tree: said of late, or
+        /// too many.
+        drop_meets,
         /// What happened in rooms, and nobody took note of in time.
         drop_news,
         /// Messages from children about a session that is gone.

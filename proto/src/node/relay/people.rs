@@ -1,5 +1,6 @@
 //! The people of a relay's rooms: hands and sums on their way up, lists on their way down.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ use crate::{Time, limits};
 pub(super) struct RoomPeople {
     revoked: Arc<Revoked>,
     invitations: Option<Arc<Invitations>>,
+    /// Who was said to have been met where, and when.
+    met: BTreeMap<(String, IpAddr), Time>,
 }
 
 impl RelayControl {
@@ -54,16 +57,26 @@ impl RelayControl {
         self.effects.push_back(ControlEffect::SendControl { link, bytes });
     }
 
-    /// Somebody was met whose ban covers the address.
-    pub(super) fn met(&mut self, room: String, identity: String, address: IpAddr) {
+    /// Somebody was met whose ban covers the address: said once in a while, however often it knocks.
+    pub(super) fn met(&mut self, now: Time, room: String, identity: String, address: IpAddr) {
         if room.len() > limits::NAME_BYTES || identity.len() > limits::NAME_BYTES {
             self.stats.bad_messages += 1;
             return;
         }
-        if let Some(link) = self.primary_link() {
-            let bytes = encode_control(&ClientMessage::Met { room, identity, address });
-            self.effects.push_back(ControlEffect::SendControl { link, bytes });
+        let Some(link) = self.primary_link() else { return };
+        let Some(entry) = self.rooms.get_mut(&room) else { return };
+        let met = &mut entry.people.met;
+        met.retain(|_, &mut at| now < at + limits::MET_AGAIN);
+        let who = (identity, crate::revoked::network(address));
+        let known = met.contains_key(&who);
+        if known || met.len() >= limits::MEETS_PER_ROOM || !self.meets.spend(now) {
+            self.stats.drop_meets += 1;
+            return;
         }
+        met.insert(who.clone(), now);
+        let (identity, address) = who;
+        let bytes = encode_control(&ClientMessage::Met { room, identity, address });
+        self.effects.push_back(ControlEffect::SendControl { link, bytes });
     }
 
     /// A parent says whom a room takes no longer.
@@ -71,7 +84,13 @@ impl RelayControl {
         let feeds = self.feeds(link);
         let Some(room) = self.rooms.get_mut(&page.room).filter(|_| feeds) else { return };
         let list = Arc::make_mut(&mut room.people.revoked);
-        if list.follow(page)
+        let (generation, _) = list.mark();
+        let brought = list.follow(page);
+        if list.mark().0 != generation {
+            // A ban may have been lifted, and may come again.
+            room.people.met.clear();
+        }
+        if brought
             && let Some(message) = room.revoked_message()
         {
             self.effects.push_back(ControlEffect::ToShards(message));

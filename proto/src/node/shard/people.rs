@@ -132,8 +132,12 @@ impl NodeShard {
             role: session.role,
         };
         let close = list.refuses(bearer)?;
-        if let Some(address) = session.address.filter(|_| list.bans_address_of(&who.identity)) {
-            let room = self.rooms.get(at)?.as_ref()?.info.name.clone();
+        let room = self.rooms.get(at)?.as_ref()?;
+        let new = |address: &IpAddr| {
+            list.bans_address_of(&who.identity) && !room.people.revoked.bans_address(*address)
+        };
+        if let Some(address) = session.address.filter(new) {
+            let room = room.info.name.clone();
             let identity = who.identity.clone();
             self.tell(ToControl::Met { room, identity, address });
         }
