@@ -169,6 +169,22 @@ fn a_locked_room_takes_no_newcomers() {
 }
 
 #[test]
+fn a_locked_room_takes_no_newcomers_at_a_relay_that_brings_it_up_for_them() {
+    for shards in [1, 2] {
+        let mut world = hall(Setup { shards, ..Setup::default() });
+        let late = world.relay("late", 3);
+        act(&mut world, Act::Lock(true));
+        world.step(2_000);
+        let newcomers = [world.listen(late, "hall"), world.listen(late, "hall")];
+        world.step(1_000);
+        for newcomer in newcomers {
+            assert_eq!(closed(&world, newcomer), Some(CloseCode::RoomLocked));
+        }
+        assert!((0..=5).all(|inside| closed(&world, inside).is_none()));
+    }
+}
+
+#[test]
 fn one_client_counts_for_no_more_than_one() {
     let mut world = hall(Setup::default());
     for _ in 0..10 {

@@ -28,6 +28,8 @@ pub(super) struct Who {
     jti: Option<String>,
     /// Whether a re-home pass was shown.
     returning: bool,
+    /// Whether it came in before the room's document, which may say that the room is locked.
+    pub(super) early: bool,
     /// Whether its hand is raised.
     hand: bool,
     hand_at: Option<Time>,
@@ -91,6 +93,7 @@ impl NodeShard {
             minted,
             jti: claims.map(|claims| claims.jti.clone()),
             returning: pass.is_some(),
+            early: false,
             hand: false,
             hand_at: None,
             heard: None,
@@ -112,6 +115,18 @@ impl NodeShard {
             let reason = "the host has locked the room; nobody new comes in";
             Close::new(CloseCode::RoomLocked, reason)
         })
+    }
+
+    /// The room's document is here: whoever came in before it goes, if the room was locked.
+    pub(super) fn close_early(&mut self, at: usize) {
+        for ix in self.members(at) {
+            let who = self.session_mut(ix).and_then(|session| session.who.as_mut());
+            if who.is_some_and(|who| std::mem::take(&mut who.early))
+                && let Some(close) = self.locked(ix, at)
+            {
+                self.close(ix, close);
+            }
+        }
     }
 
     /// Why a session may not be in a room, if it may not. Where the ban covers the address, control
@@ -213,7 +228,12 @@ impl NodeShard {
         let Some(room) = self.rooms[at].as_mut() else { return };
         room.people.tally.listeners += 1;
         let invitations = room.people.invitations.clone();
-        let who = self.session_mut(ix).and_then(|session| session.who.as_ref());
+        let early = room.state.is_none();
+        let who = self.session_mut(ix).and_then(|session| session.who.as_mut());
+        let who = who.map(|who| {
+            who.early = early;
+            &*who
+        });
         let invited = invitations.zip(who).and_then(|(list, who)| {
             list.invited.iter().find(|entry| entry.identity == who.identity).map(|e| e.role)
         });

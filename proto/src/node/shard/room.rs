@@ -321,7 +321,9 @@ impl NodeShard {
         let Some(room) = self.rooms[at].as_mut() else {
             return;
         };
-        room.state = Some(state.clone());
+        if room.state.replace(state.clone()).is_none() {
+            self.close_early(at);
+        }
         // Written once: a room may have thousands of listeners here.
         let Some(bytes) = try_encode_control(&ServerMessage::Room(state)) else {
             self.stats.drop_oversize_message += 1;
