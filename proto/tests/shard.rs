@@ -203,6 +203,21 @@ fn a_late_listener_gets_its_playout_target_of_the_ring_at_once() {
 }
 
 #[test]
+fn whoever_waits_for_its_room_when_the_node_drains_is_asked_to_move() {
+    let mut bench = Bench::new();
+    bench.open(0, listener());
+    let within = Duration::from_secs(10);
+    bench.shard.handle_message(bench.now, ToShard::Drain { within });
+    bench.shard.handle_message(bench.now, ToShard::RoomUp(room(1, "hall")));
+    bench.effects();
+    assert_eq!(bench.tick(1).len(), 1, "it is served");
+    bench.now = bench.shard.poll_timeout();
+    assert!(bench.now < Time::from_millis(1_000) + limits::DRAIN_SPREAD);
+    bench.shard.handle_timeout(bench.now);
+    assert_eq!(bench.shard.stats().asked_to_move, 1);
+}
+
+#[test]
 fn a_busy_session_is_served_from_the_ring_and_skips_what_is_stale() {
     let mut bench = Bench::with_room();
     bench.open(0, listener());

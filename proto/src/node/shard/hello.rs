@@ -228,6 +228,7 @@ impl NodeShard {
         self.enter_room(now, key.ix, at, Class::Listener);
         self.person_joined(key.ix, at);
         self.replay(now, key.ix, at, greeting.playout, greeting.last);
+        self.joined_while_draining(now, key);
         Ok(())
     }
 
@@ -263,6 +264,7 @@ impl NodeShard {
         );
         self.enter_room(now, key.ix, at, Class::Stage);
         self.replay(now, key.ix, at, greeting.playout, greeting.last);
+        self.joined_while_draining(now, key);
     }
 
     fn relay_joined(&mut self, now: Time, key: SessionKey, hello: Hello, expires: Option<Time>) {

@@ -35,6 +35,13 @@ impl Pushes {
         self.due = (!keys.is_empty()).then(|| now + limits::PUSH_EVERY);
         self.queue = keys.into();
     }
+
+    /// One more is to be told, behind those who wait.
+    fn add(&mut self, now: Time, key: SessionKey) {
+        self.queue.push_back(key);
+        self.each_turn = self.each_turn.max(limits::PUSHES_LEAST);
+        self.due.get_or_insert(now + limits::PUSH_EVERY);
+    }
 }
 
 impl NodeShard {
@@ -68,6 +75,19 @@ impl NodeShard {
             }
         }
         self.pushes.start(now, keys, limits::DRAIN_SPREAD.min(within / 2));
+    }
+
+    /// A session that was under way when the node began to drain has come in: it is served, and asked
+    /// to move like the others.
+    pub(super) fn joined_while_draining(&mut self, now: Time, key: SessionKey) {
+        if !self.draining {
+            return;
+        }
+        let Some(session) = self.by_key(key) else { return };
+        session.state = session.state.after(Step::Drain).unwrap_or(session.state);
+        if matches!(session.role, Role::Listener | Role::Recorder) {
+            self.pushes.add(now, key);
+        }
     }
 
     pub(super) fn push_due(&self) -> Time {
