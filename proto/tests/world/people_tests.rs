@@ -1,8 +1,8 @@
 //! What hosts decide, and what listeners say, over a whole tree.
 
 use stentor_proto::limits;
-use stentor_proto::node::{Act, NewsKind, OriginControl};
-use stentor_proto::wire::{ClientMessage, CloseCode, Report, Role, RoomState};
+use stentor_proto::node::{Act, NewsKind, OriginControl, ToControl};
+use stentor_proto::wire::{ClientMessage, CloseCode, Hand, Report, Role, RoomState};
 
 use super::hall;
 use super::world::{Setup, World, address_of};
@@ -149,6 +149,27 @@ fn hands_come_in_their_order_and_an_invitation_reaches_its_listener_alone() {
     world.say(3, &ClientMessage::Hand { raised: true });
     world.step(1_000);
     assert_eq!(hands(&mut world), Vec::<String>::new(), "the banned have no hand");
+}
+
+#[test]
+fn a_hand_that_is_raised_again_on_another_relay_outlives_the_former_session() {
+    let mut world = hall(Setup::default());
+    world.say(4, &ClientMessage::Hand { raised: true });
+    world.step(1_000);
+    let first = world.ask(|origin, _| origin.participants("hall").unwrap().hands[0].clone());
+    let again = Hand { sequence: first.sequence + 500, ..first.clone() };
+    world.ask(|origin, now| {
+        origin.handle_message(now, ToControl::Hands { hands: vec![again.clone()] });
+    });
+    world.hang_up(world.listeners[4].conn);
+    world.step(1_000);
+    let hands = |world: &mut World| world.ask(|o, _| o.participants("hall").unwrap().hands);
+    assert_eq!(hands(&mut world), [again.clone()]);
+    let lowered = Hand { raised: false, ..again };
+    world.ask(|origin, now| {
+        origin.handle_message(now, ToControl::Hands { hands: vec![lowered.clone()] });
+    });
+    assert_eq!(hands(&mut world), []);
 }
 
 #[test]

@@ -308,6 +308,11 @@ impl OriginControl {
                 None if hand.raised && !banned && list.len() < limits::HANDS_PER_ROOM => {
                     list.push(hand.clone());
                 }
+                // It has moved to another relay: what the former one says of it afterwards is old.
+                Some(at) if hand.raised => {
+                    list[at].sequence = list[at].sequence.max(hand.sequence);
+                    continue;
+                }
                 None if hand.raised => {
                     self.stats.drop_hands += 1;
                     continue;

@@ -28,7 +28,9 @@ impl RelayControl {
             let same =
                 |other: &&mut Hand| other.identity == hand.identity && other.room == hand.room;
             if let Some(other) = self.hands.iter_mut().find(same) {
-                *other = hand;
+                if hand.sequence >= other.sequence {
+                    *other = hand;
+                }
             } else if self.hands.len() < limits::HANDS_QUEUE {
                 self.hands.push_back(hand);
             } else {

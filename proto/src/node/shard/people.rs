@@ -32,6 +32,8 @@ pub(super) struct Who {
     pub(super) early: bool,
     /// Whether its hand is raised.
     hand: bool,
+    /// The number of its last word on its hand.
+    hand_sequence: u64,
     hand_at: Option<Time>,
     heard: Option<Heard>,
     heard_at: Option<Time>,
@@ -95,6 +97,7 @@ impl NodeShard {
             returning: pass.is_some(),
             early: false,
             hand: false,
+            hand_sequence: 0,
             hand_at: None,
             heard: None,
             heard_at: None,
@@ -251,8 +254,11 @@ impl NodeShard {
             return;
         };
         let (heard, raised) = match &mut session.who {
-            Some(who) => (who.heard.take(), std::mem::take(&mut who.hand)),
-            None => (None, false),
+            Some(who) => {
+                let raised = std::mem::take(&mut who.hand).then_some(who.hand_sequence);
+                (who.heard.take(), raised)
+            }
+            None => (None, None),
         };
         if let Some(room) = self.rooms[at].as_mut() {
             let tally = &mut room.people.tally;
@@ -261,8 +267,9 @@ impl NodeShard {
                 tally.experience.remove(heard);
             }
         }
-        if raised {
-            self.tell_hand(ix, at, false, u64::MAX);
+        // The raise's own number: whoever has moved to another relay and raised its hand there keeps it.
+        if let Some(sequence) = raised {
+            self.tell_hand(ix, at, false, sequence);
         }
     }
 
@@ -301,6 +308,7 @@ impl NodeShard {
     }
 
     fn hand(&mut self, now: Time, ix: SessionIx, at: usize, raised: bool) {
+        let sequence = self.door.origin_ms(now);
         let Some(who) = self.session_mut(ix).and_then(|session| session.who.as_mut()) else {
             return;
         };
@@ -313,7 +321,7 @@ impl NodeShard {
         }
         who.hand = raised;
         who.hand_at = Some(now);
-        let sequence = (self.settings.unix_us_at_zero + now.as_micros()) / 1_000;
+        who.hand_sequence = sequence;
         self.tell_hand(ix, at, raised, sequence);
     }
 
