@@ -482,6 +482,7 @@ fn to_control(a: u8, b: u8) -> ToControl {
             role: [Role::Speaker, Role::Host, Role::Listener][usize::from(b % 3)],
             minted: 1_700_000_000 + u64::from(b),
             jti: None,
+            address: None,
         },
         11 => {
             let (identity, name) = (format!("id{}", b % 6), String::new());

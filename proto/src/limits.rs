@@ -215,6 +215,10 @@ pub const REVOKED_PER_PAGE: usize = 16;
 pub const INVITATIONS: usize = 16;
 /// Rooms that are not there and whose bans are remembered all the same.
 pub const ABSENT_ROOMS: usize = 4 * ROOMS;
+/// Hosts and co-hosts of one room that are remembered when they are not on stage.
+pub const HOSTS_PER_ROOM: usize = SLOTS_PER_ROOM;
+/// Tokens of one of them that are remembered, and networks.
+pub const HOST_TRACES: usize = 8;
 /// Addresses that one ban of a person may come to.
 pub const ADDRESSES_PER_BAN: usize = 4;
 /// Words of a relay on people whom it met a second: a ban comes to [`ADDRESSES_PER_BAN`] addresses,

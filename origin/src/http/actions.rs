@@ -252,7 +252,7 @@ pub(super) async fn act(
         return Ok(Json(Done { done: true }));
     }
     let act = order.act(action)?;
-    may_target(&api, &room, actor, action, order.identity.as_deref()).await?;
+    may_target(&api, &room, actor, action, act.clone()).await?;
     let changes = Change::of(&room, &act, super::auth::unix_s());
     let locks = matches!(act, Act::Lock(_));
     let asked = api.parts().commands.ask(move |origin, now| {
@@ -276,11 +276,10 @@ async fn may_target(
     room: &str,
     actor: Actor,
     action: Action,
-    identity: Option<&str>,
+    act: Act,
 ) -> Result<(), Problem> {
-    let Some(identity) = identity else { return Ok(()) };
-    let (room, who) = (room.to_owned(), identity.to_owned());
-    let role = api.parts().commands.ask(move |origin, _| origin.stage_role(&room, &who)).await?;
+    let room = room.to_owned();
+    let role = api.parts().commands.ask(move |origin, _| origin.falls_on(&room, &act)).await?;
     let role = role.unwrap_or(Role::Listener);
     if allows_to(actor, action, role) {
         return Ok(());

@@ -68,6 +68,8 @@ pub enum ToControl {
         minted: u64,
         /// The token's own name.
         jti: Option<String>,
+        /// Where it comes from.
+        address: Option<IpAddr>,
     },
     /// Somebody on stage mutes or unmutes itself.
     SelfMute {

@@ -4,6 +4,7 @@ mod admission;
 mod api;
 mod audience;
 mod entrance;
+mod hosts;
 mod people;
 mod rooms;
 mod siblings;
@@ -199,8 +200,9 @@ impl OriginControl {
             }
             ToControl::RoomIdle { shard, room } => self.room_idle(now, shard, &room),
             ToControl::RoomBusy { shard, room } => self.room_busy(shard, &room),
-            ToControl::StageJoin { session, room, identity, name, role, minted, jti } => {
-                let bearer = people::on_stage(&identity, minted, jti.as_deref(), role);
+            ToControl::StageJoin { session, room, identity, name, role, minted, jti, address } => {
+                let jti = jti.as_deref();
+                let bearer = Bearer { identity: &identity, minted, jti, address, role };
                 self.stage_join(now, session, &room, bearer, &name);
             }
             ToControl::SelfMute { session, muted } => self.self_mute(now, session, muted),
@@ -375,7 +377,7 @@ impl OriginControl {
             Err(close) => self.close(session, close),
             Ok((id, slot, replaced)) => {
                 self.stage.insert(session, (id, slot));
-                self.came_on_stage(now, id, identity, slot);
+                self.came_on_stage(now, id, bearer, slot);
                 let what = NewsKind::Stage { identity: identity.to_owned(), role: Some(role) };
                 self.tell_news(room, what);
                 if let Some(former) = replaced {

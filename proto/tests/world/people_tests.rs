@@ -1,7 +1,9 @@
 //! What hosts decide, and what listeners say, over a whole tree.
 
+use stentor_proto::fanout::SessionIx;
 use stentor_proto::limits;
 use stentor_proto::node::{Act, NewsKind, OriginControl, ToControl};
+use stentor_proto::session::SessionKey;
 use stentor_proto::wire::{ClientMessage, CloseCode, Hand, Report, Role, RoomState};
 
 use super::hall;
@@ -68,6 +70,45 @@ fn an_anonymous_listener_is_put_out_and_may_come_back_under_another_identity() {
     let again = world.listen(6, "hall");
     world.step(500);
     assert_eq!(closed(&world, again), None, "a removal is no ban");
+}
+
+#[test]
+fn a_host_who_has_left_the_stage_is_still_a_host() {
+    let mut world = hall(Setup::default());
+    let address = Some("192.0.2.7".parse().unwrap());
+    let session = SessionKey { shard: 0, ix: SessionIx(40), generation: 40 };
+    let join = ToControl::StageJoin {
+        session,
+        room: "hall".into(),
+        identity: "helen".into(),
+        name: String::new(),
+        role: Role::Host,
+        minted: super::world::UNIX_S,
+        jti: Some("t1".into()),
+        address,
+    };
+    world.ask(|origin, now| {
+        origin.handle_message(now, join);
+        origin.handle_message(now, ToControl::StageLeave { session });
+    });
+    let by_address = Act::Ban { identity: None, address, with_address: false };
+    let acts = [
+        ban("helen", true),
+        by_address,
+        Act::Remove { identity: "helen".into() },
+        Act::RevokeToken { jti: "t1".into() },
+    ];
+    for act in &acts {
+        let role = world.ask(|origin, _| origin.falls_on("hall", act));
+        assert_eq!(role, Some(Role::Host), "{act:?}");
+    }
+    let others = [ban("ada", false), Act::RevokeToken { jti: "t2".into() }];
+    for act in &others {
+        let role = world.ask(|origin, _| origin.falls_on("hall", act));
+        assert_ne!(role, Some(Role::Host), "{act:?}");
+    }
+    act(&mut world, Act::Demote { identity: "helen".into() });
+    assert_eq!(world.ask(|origin, _| origin.falls_on("hall", &acts[0])), None, "no longer");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::api::{RoomError, RoomInfo};
+use super::hosts::{Hosts, is_host};
 use super::rooms::OriginRoom;
 use super::{ControlEffect, OriginControl};
 use crate::node::messages::ToShard;
@@ -117,6 +118,8 @@ pub(super) struct OriginPeople {
     invited: BTreeMap<String, Role>,
     version: u64,
     hands: Vec<Hand>,
+    /// Hosts and co-hosts who were on stage, there or not.
+    hosts: Hosts,
     /// Muted by a host.
     muted: BTreeSet<String>,
     /// Addresses that a ban has come to.
@@ -164,6 +167,7 @@ impl OriginControl {
                 entry.room.set_muted(now, slot, *muted);
             }
             Act::Demote { identity } => {
+                entry.people.hosts.forget(identity);
                 self.withdraw(id, identity);
                 self.revoke(id, RevokedEntry::tokens_of(identity, unix_s, true))?;
             }
@@ -241,12 +245,37 @@ impl OriginControl {
         own.filter_map(|entry| entry.before).max().map_or(0, |before| before + 1)
     }
 
-    /// What somebody is on stage.
+    /// What somebody is on stage, or was there as a host or co-host, or is invited to be.
     #[must_use]
     pub fn stage_role(&self, room: &str, identity: &str) -> Option<Role> {
         let entry = self.room_id(room).ok().and_then(|id| self.rooms.get(&id))?;
         let stage = &entry.room.state().stage;
-        stage.iter().find(|entry| entry.identity == identity).map(|entry| entry.role)
+        let there = stage.iter().find(|entry| entry.identity == identity).map(|entry| entry.role);
+        let invited = entry.people.invited.get(identity).copied();
+        there
+            .filter(|role| is_host(*role))
+            .or_else(|| entry.people.hosts.role(identity))
+            .or_else(|| invited.filter(|role| is_host(*role)))
+            .or(there)
+    }
+
+    /// The role of whoever a decision falls on: of the person, the token or the address.
+    #[must_use]
+    pub fn falls_on(&self, room: &str, act: &Act) -> Option<Role> {
+        let entry = self.room_id(room).ok().and_then(|id| self.rooms.get(&id))?;
+        let hosts = &entry.people.hosts;
+        match act {
+            Act::RevokeToken { jti } => hosts.of_token(jti),
+            Act::Ban { identity, address, .. } => {
+                let person = identity.as_ref().and_then(|who| self.stage_role(room, who));
+                let place = address.and_then(|address| hosts.at(address));
+                person.filter(|role| is_host(*role)).or(place).or(person)
+            }
+            Act::Demote { identity } | Act::Mute { identity, .. } | Act::Remove { identity } => {
+                self.stage_role(room, identity)
+            }
+            Act::Invite { .. } | Act::Unban { .. } | Act::LowerHand { .. } | Act::Lock(_) => None,
+        }
     }
 
     /// As what somebody may come on stage.
@@ -354,10 +383,11 @@ impl OriginControl {
     }
 
     /// Somebody has its slot: a host's mute still holds.
-    pub(super) fn came_on_stage(&mut self, now: Time, id: u32, identity: &str, slot: u16) {
+    pub(super) fn came_on_stage(&mut self, now: Time, id: u32, bearer: Bearer<'_>, slot: u16) {
         let unix_ms = (self.settings.unix_us_at_zero + now.as_micros()) / 1_000;
         let Some(entry) = self.rooms.get_mut(&id) else { return };
-        if entry.people.muted.contains(identity) {
+        entry.people.hosts.saw(bearer);
+        if entry.people.muted.contains(bearer.identity) {
             entry.room.set_muted(now, slot, true);
         }
         entry.room.edit(|state| {
@@ -407,6 +437,7 @@ impl OriginControl {
         self.withdraw(id, identity);
         if let Some(entry) = self.rooms.get_mut(&id) {
             entry.people.muted.remove(identity);
+            entry.people.hosts.forget(identity);
         }
     }
 
@@ -478,16 +509,6 @@ impl OriginPeople {
     pub(super) fn lasting(&self) -> Vec<RevokedEntry> {
         self.revoked.entries().to_vec()
     }
-}
-
-/// A bearer that comes on stage.
-pub(super) fn on_stage<'a>(
-    identity: &'a str,
-    minted: u64,
-    jti: Option<&'a str>,
-    role: Role,
-) -> Bearer<'a> {
-    Bearer { identity, minted, jti, address: None, role }
 }
 
 /// What a room that is refused is told.

@@ -125,7 +125,7 @@ impl NodeShard {
             token_expires,
             redirect: None,
         };
-        let key = session.key;
+        let (key, address) = (session.key, session.address);
         session.greeting = Some(Box::new(greeting));
         let join_by = now + limits::JOIN_DEADLINE;
         self.deadline(key, Some(token_expires.map_or(join_by, |at| at.min(join_by))));
@@ -146,6 +146,7 @@ impl NodeShard {
                     role,
                     minted,
                     jti,
+                    address,
                 });
                 Ok(())
             }
