@@ -538,7 +538,7 @@ pub struct RoomState {
     /// Listeners in the whole tree at the time of the last sum.
     #[serde(default)]
     pub listeners: u64,
-    /// Those who wait to be let in, at the time of the last sum.
+    /// Those who wait to be let in, in the whole tree, at the time of the last sum.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub waiting: u64,
     /// Raised hands.

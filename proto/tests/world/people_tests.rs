@@ -1,5 +1,6 @@
 //! What hosts decide, and what listeners say, over a whole tree.
 
+use stentor_proto::admission::DoorTotals;
 use stentor_proto::fanout::SessionIx;
 use stentor_proto::limits;
 use stentor_proto::node::{Act, NewsKind, OriginControl, ToControl};
@@ -244,6 +245,18 @@ fn a_locked_room_takes_no_newcomers_at_a_relay_that_brings_it_up_for_them() {
         }
         assert!((0..=5).all(|inside| closed(&world, inside).is_none()));
     }
+}
+
+#[test]
+fn the_document_says_how_many_wait() {
+    let mut world = hall(Setup::default());
+    let arrivals = vec![(super::world::UNIX_S, 1_000_000)];
+    let door = DoorTotals { free: 0, arrivals };
+    let totals = ToControl::Totals { shard: 0, listeners: 0, children: 0, joins: 0, door };
+    world.ask(|origin, now| origin.handle_message(now, totals));
+    world.step(1_500);
+    let most = world.listeners[5].documents.iter().map(|state| state.waiting).max();
+    assert!(most.unwrap() > 900_000, "{most:?}");
 }
 
 #[test]

@@ -74,6 +74,7 @@ impl OriginControl {
         }
         self.counts_due = now + limits::COUNTS_EVERY;
         self.room_sums.expire(now);
+        let waiting = self.watermark.waiting();
         let ids: Vec<u32> = self.rooms.keys().copied().collect();
         for id in ids {
             let sum = self.room_sums.total(id);
@@ -81,6 +82,7 @@ impl OriginControl {
             let reactions = sum.reactions.into_iter().map(|(kind, n)| (kind, n.into())).collect();
             entry.room.edit(|state| {
                 state.listeners = sum.listeners.into();
+                state.waiting = waiting;
                 state.reactions = reactions;
             });
             self.drain_room(id);
