@@ -136,13 +136,13 @@ impl Choice {
     }
 
     /// Whether the round trip stands well above what it is without a queue. That is forgotten in
-    /// minutes, for a path may become longer for good.
+    /// minutes, for a path may become longer for good; at once where the connection has moved to another
+    /// path, whose least round trip begins anew.
     fn queueing(&mut self, sample: PathSample) -> bool {
         let us = |d: Duration| u32::try_from(d.as_micros()).unwrap_or(u32::MAX).max(1);
         let rtt = us(sample.rtt);
-        if self.base_us == 0 {
-            self.base_us = us(sample.min_rtt);
-        }
+        // The least of a path is never above its own idle round trip: this is another path.
+        self.base_us = self.base_us.max(us(sample.min_rtt));
         self.base_us = match rtt.checked_sub(self.base_us) {
             Some(above) => self.base_us + above / 256,
             None => rtt,
@@ -240,6 +240,16 @@ mod tests {
         path.sample.rtt = Duration::from_millis(40);
         let up = (1..60).find(|_| path.second(5) == Change::Up);
         assert_eq!(up, Some(10), "once the queue is gone, loss counts again, a while later");
+        assert!(!path.choice.is_full(path.now));
+    }
+
+    #[test]
+    fn a_handover_to_a_longer_path_is_no_queue() {
+        let mut path = Path::new();
+        path.second(0);
+        (path.sample.rtt, path.sample.min_rtt) =
+            (Duration::from_millis(200), Duration::from_millis(190));
+        assert_eq!(path.second(5), Change::Up, "its loss counts at once");
         assert!(!path.choice.is_full(path.now));
     }
 
