@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use self::admit::Redirect;
 use self::people::Who;
@@ -52,7 +53,7 @@ pub struct ShardSettings {
     pub unix_us_at_zero: u64,
     /// The relay's key for re-home passes; `None` where none are given.
     pub pass_key: Option<PassKey>,
-    /// Randomness for the identities of anonymous listeners.
+    /// Randomness: the identities of anonymous listeners and the door's draws come from it, one way.
     pub seed: u64,
     /// Whether sessions with loss are sent earlier ticks beside the current one.
     pub redundancy: bool,
@@ -190,6 +191,8 @@ pub struct NodeShard {
     deadlines: BTreeSet<(Time, SessionKey)>,
     siblings: Siblings,
     door: Door,
+    /// What tells this shard's anonymous identities from any other's.
+    names: u64,
     /// Listeners whose places are kept while they wait for their rooms.
     reserved: u32,
     passes: PassVerifier,
@@ -206,14 +209,26 @@ pub struct NodeShard {
     closes: Closes,
 }
 
+/// What is shown in the names of anonymous listeners, and what the door draws from: neither tells
+/// the other.
+fn seeds(seed: u64) -> (u64, u64) {
+    let of = |what: &[u8]| {
+        let digest = Sha256::new().chain_update(what).chain_update(seed.to_be_bytes()).finalize();
+        digest.iter().take(8).fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+    };
+    (of(b"names"), of(b"door"))
+}
+
 impl NodeShard {
     /// A shard without sessions or rooms.
     #[must_use]
     pub fn new(settings: ShardSettings, verifier: Verifier, now: Time) -> Self {
         let (clock, seed) = (settings.unix_us_at_zero, settings.seed);
-        let door = Door::new(settings.door, settings.shards, clock, seed, now);
+        let (names, draws) = seeds(seed);
+        let door = Door::new(settings.door, settings.shards, clock, draws, now);
         Self {
             door,
+            names,
             reserved: 0,
             settings,
             verifier,

@@ -73,7 +73,7 @@ impl NodeShard {
         claims: Option<&Claims>,
         pass: Option<&Pass>,
     ) -> Result<(), Close> {
-        let seed = self.settings.seed;
+        let names = self.names;
         // By the clock of whoever says until when tokens and identities are taken back.
         let unix_s = self.door.origin_ms(now) / 1_000;
         let Some(session) = self.session_mut(ix).filter(|_| hello.role != Role::Relay) else {
@@ -84,7 +84,7 @@ impl NodeShard {
             (None, Some(pass)) => (pass.sub.clone(), pass.iat),
             (None, None) => {
                 let generation = session.key.generation;
-                (format!("anonymous-{seed:016x}-{generation:x}"), unix_s)
+                (format!("anonymous-{names:016x}-{generation:x}"), unix_s)
             }
         };
         let name = hello.name.as_deref().or_else(|| claims?.name.as_deref());
