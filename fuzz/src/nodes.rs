@@ -8,8 +8,8 @@ use stentor_proto::Time;
 use stentor_proto::admission::{DoorSettings, DoorTotals};
 use stentor_proto::fanout::SessionIx;
 use stentor_proto::node::{
-    ControlEffect, LinkId, NodeShard, OriginControl, OriginSettings, RelayControl, RelaySettings,
-    RoomSetup, ShardEffect, ShardSettings, Tick, ToControl, ToShard,
+    Asker, ControlEffect, LinkId, NodeShard, OriginControl, OriginSettings, RelayControl,
+    RelaySettings, RoomSetup, ShardEffect, ShardSettings, Tick, ToControl, ToShard,
 };
 use stentor_proto::room::Profile;
 use stentor_proto::session::SessionKey;
@@ -471,7 +471,10 @@ fn to_control(a: u8, b: u8) -> ToControl {
         SessionKey { shard: u16::from(a & 1), ix: SessionIx(u32::from(a >> 5)), generation: 1 };
     let (room, shard) = (room_name(b), u16::from(a & 1));
     match a % 16 {
-        0 => ToControl::WantRoom { room },
+        0 => {
+            let askers = [Asker::Token, Asker::Anonymous, Asker::Child(session)];
+            ToControl::WantRoom { room, by: askers[usize::from(b % 3)] }
+        }
         1 => ToControl::RoomIdle { shard, room },
         2 => ToControl::RoomBusy { shard, room },
         3 | 4 => ToControl::StageJoin {

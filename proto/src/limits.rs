@@ -461,9 +461,13 @@ pub const TOTALS_EVERY: Duration = LOAD_EVERY;
 pub const LOAD_EVERY: Duration = Duration::from_secs(1);
 /// A parent that refused a room is asked again after this long: it may have found it since.
 pub const RESUBSCRIBE: Duration = Duration::from_secs(5);
-/// New rooms that a relay asks its parents for in a second, and in a burst of the same size: with
-/// three parents' answers well under [`CHILD_CONTROL_PER_S`].
-pub const NEW_ROOMS_PER_S: u32 = 100;
+/// New rooms that one child, or all who have no token together, may have a relay ask its parents for in a
+/// second, and in a burst of the same size.
+pub const NEW_ROOMS_PER_S: u32 = 50;
+/// The same for all of them together: with each of these rooms given back again, well under
+/// [`CHILD_CONTROL_PER_S`], by which parents judge the relay.
+pub const NEW_ROOMS_MOST_PER_S: u32 = 4 * NEW_ROOMS_PER_S;
+const _: () = assert!(2 * NEW_ROOMS_MOST_PER_S + 100 < CHILD_CONTROL_PER_S);
 /// A room that no parent has is not asked for again within this.
 pub const ABSENT_ROOM: Duration = Duration::from_secs(1);
 /// A room without children is given back after this long.

@@ -195,9 +195,7 @@ impl RevokedEntry {
         let named = [self.identity.is_some(), self.jti.is_some(), self.address.is_some()];
         let one = named.into_iter().filter(|&named| named).count() == 1;
         let of_a_person = self.before.is_some() || self.stage || self.with_address;
-        one && fits(&self.identity)
-            && fits(&self.jti)
-            && (self.identity.is_some() || !of_a_person)
+        one && fits(&self.identity) && fits(&self.jti) && (self.identity.is_some() || !of_a_person)
     }
 
     fn is(&self, bearer: Bearer<'_>) -> bool {
@@ -317,7 +315,8 @@ mod tests {
         for n in 0..100_u64 {
             let identity = Some(format!("{n:04}{quotes}"));
             let (before, stage) = (Some(u64::MAX), true);
-            let entry = RevokedEntry { identity, before, stage, with_address: true, ..Default::default() };
+            let entry =
+                RevokedEntry { identity, before, stage, with_address: true, ..Default::default() };
             assert!(entry.is_sound() && list.add(entry));
         }
         let pages = list.pages(&"\u{1}".repeat(limits::NAME_BYTES), 0, 0);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use stentor_proto::admission::{DoorSettings, Ticket, bearer};
 use stentor_proto::fanout::{PathSample, SessionIx};
 use stentor_proto::node::{
-    Fanout, NodeShard, ShardEffect, ShardSettings, Tick, ToControl, ToShard,
+    Asker, Fanout, NodeShard, ShardEffect, ShardSettings, Tick, ToControl, ToShard,
 };
 use stentor_proto::pass::{Pass, PassKey, certify};
 use stentor_proto::session::SessionKey;
@@ -161,7 +161,8 @@ fn closed_with(effects: &[ShardEffect]) -> Option<CloseCode> {
 fn the_first_listener_waits_for_the_room_and_the_second_does_not() {
     let mut bench = Bench::new();
     let effects = bench.open(0, listener());
-    let want = ShardEffect::ToControl(ToControl::WantRoom { room: "hall".into() });
+    let want =
+        ShardEffect::ToControl(ToControl::WantRoom { room: "hall".into(), by: Asker::Anonymous });
     assert_eq!(effects, [want]);
     bench.shard.handle_message(bench.now, ToShard::RoomUp(room(1, "hall")));
     let effects = bench.effects();

@@ -295,8 +295,7 @@ async fn on_stage(bench: &Bench, room: &str, identity: &str, role: Role, n: u32)
     let (room, identity) = (room.to_owned(), identity.to_owned());
     let name = identity.clone();
     let (minted, jti, address) = (u64::MAX, None, None);
-    let join =
-        ToControl::StageJoin { session, room, identity, name, role, minted, jti, address };
+    let join = ToControl::StageJoin { session, room, identity, name, role, minted, jti, address };
     bench
         .api
         .parts()

@@ -30,6 +30,17 @@ pub struct Tick {
     pub replay: bool,
 }
 
+/// Who asks for a room that is not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// The bearer of a token of that room, which exists by whoever minted it.
+    Token,
+    /// Somebody without a token, who may make names up.
+    Anonymous,
+    /// A child relay, for people whom this node does not see.
+    Child(SessionKey),
+}
+
 /// What a shard tells control.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ToControl {
@@ -37,6 +48,8 @@ pub enum ToControl {
     WantRoom {
         /// The room's name.
         room: String,
+        /// Who asks.
+        by: Asker,
     },
     /// The last session of a room left this shard.
     RoomIdle {

@@ -20,7 +20,7 @@ mod stats;
 mod view;
 
 pub use control::{ControlEffect, LinkId, NodeControl};
-pub use messages::{Tick, ToControl, ToShard};
+pub use messages::{Asker, Tick, ToControl, ToShard};
 pub use origin::{
     Act, Answer, Asking, Audience, News, NewsKind, OriginControl, OriginSettings, Participants,
     RoomCard, RoomError, RoomInfo, RoomSetup,

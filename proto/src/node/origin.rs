@@ -185,7 +185,7 @@ impl OriginControl {
             return;
         }
         match message {
-            ToControl::WantRoom { room } => {
+            ToControl::WantRoom { room, .. } => {
                 let asked = Some(room.clone());
                 let found = self.find_room(now, &room).map(|id| self.rooms.get(&id));
                 let message = match found {

@@ -1,5 +1,6 @@
 //! Control of a relay: its place in the tree, its feeds, repair, the rooms that it carries.
 
+mod asking;
 mod feeds;
 mod links;
 mod people;
@@ -8,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+use self::asking::Asking;
 use self::feeds::RelayRoom;
 use self::links::Link;
 use super::control::{ControlEffect, LinkId};
@@ -83,9 +85,8 @@ pub struct RelayControl {
     children: BTreeMap<SessionKey, String>,
     /// Rooms that no parent has: until when that is believed, and what those who ask are told.
     absent: BTreeMap<String, (Time, Close)>,
-    /// Rooms that may be asked for, so that made-up names do not use up this relay's own budget at
-    /// its parents.
-    asking: Budget,
+    /// Rooms that may be asked for.
+    asking: Asking,
     /// When silent parents are to be asked for a sign of life; never while none is.
     probe_due: Time,
     load_due: Time,
@@ -127,7 +128,7 @@ impl RelayControl {
             headroom: 0,
             children: BTreeMap::new(),
             absent: BTreeMap::new(),
-            asking: Budget::new(limits::NEW_ROOMS_PER_S, now),
+            asking: Asking::new(now),
             probe_due: Time::MAX,
             load_due: now + limits::LOAD_EVERY,
             reported: now,
@@ -153,7 +154,7 @@ impl RelayControl {
     /// A message from a shard.
     pub fn handle_message(&mut self, now: Time, message: ToControl) {
         match message {
-            ToControl::WantRoom { room } => self.want_room(now, room),
+            ToControl::WantRoom { room, by } => self.want_room(now, room, by),
             ToControl::RoomIdle { shard, room } => self.room_idle(now, shard, &room),
             ToControl::RoomBusy { shard, room } => self.room_busy(now, shard, room),
             ToControl::RelayJoin { session, info } => {
@@ -167,6 +168,7 @@ impl RelayControl {
                 Some(_) | None => self.stats.stale_messages += 1,
             },
             ToControl::RelayLeave { session } => {
+                self.asking.left(session);
                 // A child that came back on another session before this one ended counts on.
                 if let Some(child) = self.children.remove(&session)
                     && !self.children.values().any(|other| *other == child)
@@ -379,6 +381,7 @@ impl RelayRoom {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::messages::Asker;
     use crate::wire::{
         Datagram, Framing, Parent, Placement, ServerMessage, Subscribed, TickFlags, record_bytes,
         ticks_bytes,
@@ -431,7 +434,7 @@ mod tests {
                 .unwrap();
         say(&mut relay, now, 0, &welcome);
         say(&mut relay, now, 0, &placement(1, 1, &[]));
-        relay.handle_message(now, ToControl::WantRoom { room: room.clone() });
+        relay.handle_message(now, ToControl::WantRoom { room: room.clone(), by: Asker::Token });
         // It moves below a relay before the origin has answered.
         say(&mut relay, now, 0, &placement(2, 2, &["p"]));
         say(&mut relay, now, 1, &welcome);
@@ -495,7 +498,10 @@ mod tests {
         let now = Time::from_millis(1_000);
         for (bytes, up) in [(limits::TITLE_BYTES, true), (limits::TITLE_BYTES + 1, false)] {
             let mut relay = placed(now);
-            relay.handle_message(now, ToControl::WantRoom { room: "hall".to_owned() });
+            relay.handle_message(
+                now,
+                ToControl::WantRoom { room: "hall".to_owned(), by: Asker::Token },
+            );
             let info = Subscribed { title: "t".repeat(bytes), ..hall() };
             say(&mut relay, now, 0, &ServerMessage::Subscribed(info.clone()));
             let told = to_shards(&mut relay);
@@ -507,7 +513,8 @@ mod tests {
     fn a_banned_person_that_knocks_costs_the_parent_one_message() {
         let mut now = Time::from_millis(1_000);
         let mut relay = placed(now);
-        relay.handle_message(now, ToControl::WantRoom { room: "hall".to_owned() });
+        relay
+            .handle_message(now, ToControl::WantRoom { room: "hall".to_owned(), by: Asker::Token });
         say(&mut relay, now, 0, &ServerMessage::Subscribed(hall()));
         let met = |identity: &str, last: u32| ToControl::Met {
             room: "hall".to_owned(),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::RelayControl;
 use super::people::RoomPeople;
 use crate::node::control::{ControlEffect, LinkId};
-use crate::node::messages::{Tick, ToShard};
+use crate::node::messages::{Asker, Tick, ToShard};
 use crate::node::stats::ControlStats;
 use crate::receive::{Arrival, FeedIx, Window};
 use crate::wire::{
@@ -190,7 +190,7 @@ impl RelayControl {
     }
 
     /// A shard has someone who wants a room.
-    pub(super) fn want_room(&mut self, now: Time, name: String) {
+    pub(super) fn want_room(&mut self, now: Time, name: String, by: Asker) {
         if let Some(room) = self.rooms.get_mut(&name) {
             if let Some(up) = &room.up {
                 let message = ToShard::RoomUp(up.current());
@@ -214,8 +214,7 @@ impl RelayControl {
             self.effects.push_back(ControlEffect::ToShards(message));
             return;
         }
-        // Whoever makes up names asks this relay's parents through it: they would blame the relay.
-        if !self.asking.spend(now) {
+        if !self.asking.spend(now, by) {
             self.stats.drop_room_budget += 1;
             let close = Close::new(CloseCode::Full, "too many new rooms are asked for; try again");
             let message = ToShard::RoomRefused { room: name, close };
@@ -250,7 +249,8 @@ impl RelayControl {
     /// A shard kept someone in a room that was being given back: it is wanted again.
     fn want_room_quietly(&mut self, now: Time, name: &str) {
         if !self.rooms.contains_key(name) {
-            self.want_room(now, name.to_owned());
+            // Somebody who was let in is in it: the name is none that was made up.
+            self.want_room(now, name.to_owned(), Asker::Token);
         }
     }
 

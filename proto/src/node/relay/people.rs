@@ -92,9 +92,7 @@ impl RelayControl {
             // A ban may have been lifted, and may come again.
             room.people.met.clear();
         }
-        if brought
-            && let Some(message) = room.revoked_message()
-        {
+        if brought && let Some(message) = room.revoked_message() {
             self.effects.push_back(ControlEffect::ToShards(message));
         }
     }

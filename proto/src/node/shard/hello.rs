@@ -6,7 +6,7 @@ use super::admit::Entry;
 use super::{Greeting, NodeShard};
 use crate::fanout::{Class, SessionIx};
 use crate::names::clean;
-use crate::node::messages::ToControl;
+use crate::node::messages::{Asker, ToControl};
 use crate::session::{Budget, SessionKey, State, Step};
 use crate::token::{ANY_RELAY, Claims};
 use crate::wire::{
@@ -170,11 +170,18 @@ impl NodeShard {
         if self.waiting_count >= limits::PENDING_JOINS {
             return Err(Close::new(CloseCode::Full, "too many wait for rooms that are not here"));
         }
+        let session = self.by_key(key);
+        let by = match session.map(|s| (s.role, s.greeting.as_ref().is_some_and(|g| g.anonymous))) {
+            Some((Role::Relay, _)) => Asker::Child(key),
+            Some((_, false)) => Asker::Token,
+            _ => Asker::Anonymous,
+        };
         let waiting = self.waiting.entry(room.clone()).or_default();
         waiting.push(key);
         self.waiting_count += 1;
-        if waiting.len() == 1 {
-            self.tell(ToControl::WantRoom { room });
+        // A token asks again: those before it may be over their budget.
+        if waiting.len() == 1 || by == Asker::Token {
+            self.tell(ToControl::WantRoom { room, by });
         }
         Ok(())
     }
