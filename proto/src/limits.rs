@@ -209,6 +209,8 @@ pub const LOAD_ROOMS: usize = 16;
 pub const ROOM_SUM_EXPIRY: Duration = Duration::from_secs(20);
 /// People, tokens and addresses that one room refuses; bans never give way.
 pub const REVOKED_PER_ROOM: usize = 1_024;
+/// Entries that are no bans and give way to new ones at once, when the list is full.
+pub const REVOKED_GIVE_WAY: usize = 128;
 /// Of them in one message: names of [`NAME_BYTES`] fit [`CONTROL_BYTES`] even escaped.
 pub const REVOKED_PER_PAGE: usize = 16;
 /// Invitations of one room at once, all in one message.

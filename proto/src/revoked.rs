@@ -42,21 +42,34 @@ impl Revoked {
         &self.entries
     }
 
-    /// Adds an entry; false if [`limits::REVOKED_PER_ROOM`] bans are held already. The oldest entry
-    /// that is no ban gives way.
+    /// Adds an entry; false if [`limits::REVOKED_PER_ROOM`] bans are held already. The oldest entries
+    /// that are no bans give way.
     pub fn add(&mut self, entry: RevokedEntry) -> bool {
         if self.entries.contains(&entry) {
             return true;
         }
         if self.entries.len() >= limits::REVOKED_PER_ROOM {
-            let Some(oldest) = self.entries.iter().position(|entry| !entry.is_ban()) else {
+            // Many at once: each new generation is the whole list anew for every relay.
+            let mut left = limits::REVOKED_GIVE_WAY;
+            self.entries.retain(|entry| {
+                let gives_way = left > 0 && !entry.is_ban();
+                left -= usize::from(gives_way);
+                !gives_way
+            });
+            if left == limits::REVOKED_GIVE_WAY {
                 return false;
-            };
-            self.entries.remove(oldest);
+            }
             self.generation += 1;
         }
         self.entries.push(entry);
         true
+    }
+
+    /// The entries of pages that follow each other: what is new of a list.
+    #[must_use]
+    pub fn of_pages(pages: &[RevokedPage]) -> Self {
+        let entries = pages.iter().flat_map(|page| page.entries.iter().cloned()).collect();
+        Self { generation: 0, entries }
     }
 
     /// Takes off the bans of an identity or address; how many there were.
@@ -325,6 +338,23 @@ mod tests {
             let json = serde_json::to_vec(&crate::wire::ServerMessage::Revoked(page)).unwrap();
             assert!(json.len() <= limits::CONTROL_BYTES, "{} bytes", json.len());
         }
+    }
+
+    #[test]
+    fn a_full_list_rarely_begins_anew() {
+        let mut list = Revoked::new(1);
+        for n in 0..2 * limits::REVOKED_PER_ROOM as u64 {
+            assert!(list.add(RevokedEntry::tokens_of(&n.to_string(), n, false)));
+            assert!(list.entries().len() <= limits::REVOKED_PER_ROOM);
+        }
+        let (generation, len) = list.mark();
+        assert!(generation <= 1 + (limits::REVOKED_PER_ROOM / limits::REVOKED_GIVE_WAY) as u64);
+        assert!(len > limits::REVOKED_PER_ROOM - limits::REVOKED_GIVE_WAY);
+        assert_eq!(
+            list.entries().last().unwrap().before,
+            Some(2 * limits::REVOKED_PER_ROOM as u64 - 1)
+        );
+        assert_eq!(Revoked::of_pages(&list.pages("r", 0, 0)).entries(), list.entries());
     }
 
     #[test]

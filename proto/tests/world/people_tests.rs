@@ -54,9 +54,21 @@ fn a_ban_cuts_at_the_third_level_within_a_second_and_keeps_the_address_out() {
         let same = world.listen(late, "hall");
         world.step(500);
         assert_eq!(closed(&world, same), None, "another address and identity");
-        act(&mut world, Act::Unban { identity: Some(identity), address: Some(address) });
-        let left = world.ask(|origin, _| origin.participants("hall").unwrap().revoked);
-        assert_eq!(left, []);
+        act(&mut world, Act::Unban { identity: Some(identity.clone()), address: Some(address) });
+        let revoked = |world: &mut World| world.ask(|o, _| o.participants("hall").unwrap().revoked);
+        assert_eq!(revoked(&mut world), []);
+
+        // A second ban of the same person comes to its addresses like the first.
+        act(&mut world, ban(&identity, true));
+        for n in 0..10_u8 {
+            let met = ToControl::Met {
+                room: "hall".into(),
+                identity: identity.clone(),
+                address: [192, 0, 2, n].into(),
+            };
+            world.ask(|origin, now| origin.handle_message(now, met));
+        }
+        assert_eq!(revoked(&mut world).len(), 1 + limits::ADDRESSES_PER_BAN);
     }
 }
 

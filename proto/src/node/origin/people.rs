@@ -188,6 +188,10 @@ impl OriginControl {
             Act::Unban { identity, address } => {
                 let list = Arc::make_mut(&mut entry.people.revoked);
                 list.lift(identity.as_deref(), address.map(crate::revoked::network));
+                // A next ban of the person comes to addresses again.
+                if let Some(identity) = identity {
+                    entry.people.met.remove(identity);
+                }
                 self.push_revoked(id);
             }
         }

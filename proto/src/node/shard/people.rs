@@ -172,10 +172,7 @@ impl NodeShard {
         }
         let pages = list.pages(&room.info.name, generation, len);
         room.people.revoked = list;
-        let mut added = Revoked::default();
-        for entry in pages.iter().flat_map(|page| &page.entries) {
-            added.add(entry.clone());
-        }
+        let added = Revoked::of_pages(&pages);
         for ix in self.members(at) {
             if self.session_mut(ix).is_some_and(|session| session.role == Role::Relay) {
                 for page in &pages {
