@@ -306,13 +306,25 @@ impl Door {
         Some(at)
     }
 
+    /// Two siblings are drawn, each by its room; the one of which less has been taken since its room was
+    /// told is chosen. So they fill alike by what they hold, large and small, and none is taken by
+    /// everybody for being the emptiest.
     fn two_choices(&mut self, range: std::ops::Range<usize>) -> Option<usize> {
-        let open: Vec<usize> = range.filter(|&at| self.siblings[at].room() > 0).collect();
-        let draw = |random: &mut Random, n: usize| (random.next() % n as u64) as usize;
-        let one = *open.get(draw(&mut self.random, open.len().max(1)))?;
-        let other = open[draw(&mut self.random, open.len())];
-        let room = |at: usize| self.siblings[at].room();
-        Some(if room(other) > room(one) { other } else { one })
+        let all: u64 = range.clone().map(|at| u64::from(self.siblings[at].room())).sum();
+        let mut drawn = [0; 2];
+        for at in &mut drawn {
+            let mut left = self.random.next().checked_rem(all)?;
+            *at = range.clone().find(|&at| {
+                let room = u64::from(self.siblings[at].room());
+                let found = left < room;
+                left = left.saturating_sub(room);
+                found
+            })?;
+        }
+        let [one, other] = drawn.map(|at| &self.siblings[at]);
+        // room / free, without the division.
+        let part = |a: &Sibling, b: &Sibling| u64::from(a.room()) * u64::from(b.free);
+        Some(if part(other, one) > part(one, other) { drawn[1] } else { drawn[0] })
     }
 }
 
@@ -463,6 +475,22 @@ mod tests {
         waits(door.newcomer(Time::ZERO, false));
         let later = Time::ZERO + limits::REDIRECT_MEMORY;
         assert!(matches!(door.newcomer(later, false), Verdict::Redirect(1..=3)));
+    }
+
+    #[test]
+    fn large_and_small_siblings_fill_alike() {
+        let mut door = door(1);
+        let free = [300, 300, 600];
+        door.siblings(&siblings(&free, 3));
+        let mut sent = [0_u32; 3];
+        for _ in 0..400 {
+            let Verdict::Redirect(at) = door.newcomer(Time::ZERO, false) else { panic!() };
+            sent[at] += 1;
+        }
+        for (sent, free) in sent.into_iter().zip(free) {
+            let part = f64::from(sent) / f64::from(free) * 3.0;
+            assert!((0.95..=1.05).contains(&part), "{sent} of {free}");
+        }
     }
 
     #[test]

@@ -318,6 +318,18 @@ impl Planner {
         view::alternates(&self.table, id, n, seed)
     }
 
+    /// At most `n` fed relays for somebody who comes from outside, drawn in proportion to the room that
+    /// `room` says they have (of a relay's name, its last report, and its free sessions by that report).
+    #[must_use]
+    pub fn entrances(
+        &self,
+        n: usize,
+        seed: u64,
+        room: impl Fn(&str, &Load, u32) -> u32,
+    ) -> Vec<Alternate> {
+        view::entrances(&self.table, n, seed, room)
+    }
+
     /// Relays in the tree.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::planner::children_limit;
-use super::table::{Index, Table};
+use super::table::{Index, Node, Table};
 use crate::limits;
 use crate::random::Random;
 use crate::wire::{Alternate, Load};
@@ -66,6 +66,26 @@ pub(super) fn relay_view(table: &Table, index: Index) -> RelayView<'_> {
 /// Of a large tree a random stretch of [`limits::ALTERNATES_SEEN`] relays stands for all, so
 /// that a listener's join costs the same in any tree.
 pub(super) fn alternates(table: &Table, id: &str, n: usize, seed: u64) -> Vec<Alternate> {
+    drawn(table, id, n, seed, Node::free)
+}
+
+/// The same for somebody who comes from outside, drawn in proportion to `room`.
+pub(super) fn entrances(
+    table: &Table,
+    n: usize,
+    seed: u64,
+    room: impl Fn(&str, &Load, u32) -> u32,
+) -> Vec<Alternate> {
+    drawn(table, "", n, seed, |node| room(&node.info.id, &node.load, node.free()))
+}
+
+fn drawn(
+    table: &Table,
+    id: &str,
+    n: usize,
+    seed: u64,
+    room: impl Fn(&Node) -> u32,
+) -> Vec<Alternate> {
     let own = table.find(id);
     let region = own.map(|i| table.node(i).info.region.as_str());
     let span = table.span().max(1) as u64;
@@ -76,9 +96,10 @@ pub(super) fn alternates(table: &Table, id: &str, n: usize, seed: u64) -> Vec<Al
         let Some(node) = table.slot(index) else {
             continue;
         };
-        if Some(index) != own && !node.draining && node.free() > 0 && table.reached(index) {
+        let room = room(node);
+        if Some(index) != own && !node.draining && room > 0 && table.reached(index) {
             let other = region.is_some_and(|r| r != node.info.region);
-            drawn.push((other, arrival(Random::at(seed, index.into()), node.free()), index));
+            drawn.push((other, arrival(Random::at(seed, index.into()), room), index));
         }
     }
     drawn.sort_unstable();

@@ -2,7 +2,7 @@
 
 use super::rooms::OriginRoom;
 use super::{OriginControl, RoomSetup};
-use crate::wire::{Alternate, Close, CloseCode, RoomState};
+use crate::wire::{Close, CloseCode, RoomState};
 use crate::{Time, limits};
 
 /// What people say of a room beside what it is made from.
@@ -152,13 +152,6 @@ impl OriginControl {
     /// Every room, by its name.
     pub fn room_infos(&self) -> impl Iterator<Item = RoomInfo> {
         self.names.values().filter_map(|id| self.rooms.get(id)).map(OriginRoom::info)
-    }
-
-    /// Relays for somebody who comes in: at most `most`, drawn by their free places. Empty where
-    /// the tree has none; then the origin itself is the place to go to.
-    #[must_use]
-    pub fn entrances(&self, most: usize, seed: u64) -> Vec<Alternate> {
-        self.planner.alternates("", most, seed)
     }
 
     pub(super) fn room_id(&self, name: &str) -> Result<u32, RoomError> {

@@ -1,11 +1,13 @@
 //! The HTTP door: relays to go to for whoever may come in, a place in the queue for the rest
 //! (`docs/PROTOCOL.md` section 3.14).
 
+use std::collections::BTreeMap;
+
 use super::OriginControl;
 use crate::admission::{Door, DoorSettings, DoorTotals, Ticket, Verdict, Wait, bearer, read};
 use crate::pass::PassVerifier;
 use crate::token::Verifier;
-use crate::wire::{Admission, Alternate, Close, CloseCode, Secret, Waiting};
+use crate::wire::{Admission, Alternate, Close, CloseCode, Load, Secret, Waiting};
 use crate::{Time, limits};
 
 /// The origin's own door for those who ask by HTTP, and what it verifies tickets with.
@@ -13,6 +15,10 @@ pub(super) struct Entrance {
     door: Door,
     verifier: Verifier,
     certificates: PassVerifier,
+    /// By relay: newcomers sent there in the present and in the former half of
+    /// [`limits::REDIRECT_MEMORY`], for its own report comes later.
+    sent: BTreeMap<String, [u32; 2]>,
+    turned: Time,
 }
 
 /// Somebody who asks to come in by HTTP.
@@ -62,7 +68,28 @@ impl Entrance {
             door: Door::new(settings, 1, unix_us_at_zero, seed, now),
             verifier: Verifier::from_published(keys),
             certificates: PassVerifier::default(),
+            sent: BTreeMap::new(),
+            turned: now,
         }
+    }
+
+    /// Somebody goes to a relay.
+    fn sent_to(&mut self, relay: &str) {
+        self.sent.entry(relay.to_owned()).or_default()[0] += 1;
+    }
+
+    /// Forgets whom the relays' own reports hold by now.
+    fn turn(&mut self, now: Time) {
+        let half = limits::REDIRECT_MEMORY / 2;
+        if now.since(self.turned) < half {
+            return;
+        }
+        let long = now.since(self.turned) >= 2 * half;
+        self.sent.retain(|_, sent| {
+            *sent = [0, if long { 0 } else { sent[0] }];
+            sent[1] > 0
+        });
+        self.turned = now;
     }
 
     pub(super) fn told(&mut self, now: Time, admission: &Admission) {
@@ -91,6 +118,26 @@ impl OriginControl {
         }
     }
 
+    /// Relays for somebody who comes in: at most `most`, drawn by the places that they have for newcomers
+    /// less those who were sent there of late; where none has any, by their size, and people wait there.
+    /// Empty where the tree has no relay: then the origin itself is the place to go to.
+    #[must_use]
+    pub fn entrances(&self, most: usize, seed: u64) -> Vec<Alternate> {
+        let sent = |id: &str| self.entrance.sent.get(id).map_or(0, |sent| sent[0] + sent[1]);
+        let room = |id: &str, load: &Load, free: u32| {
+            let free = load.door.map_or(free, |door| door.free);
+            free.saturating_sub(sent(id))
+        };
+        let relays = self.planner.entrances(most, seed, room);
+        if !relays.is_empty() {
+            return relays;
+        }
+        let size = |_: &str, load: &Load, free: u32| {
+            free.saturating_add(load.listeners).saturating_add(load.children).max(1)
+        };
+        self.planner.entrances(most, seed, size)
+    }
+
     /// How far the queue has been called, for the public document.
     #[must_use]
     pub fn queue(&self, now: Time) -> Admission {
@@ -116,7 +163,11 @@ impl OriginControl {
         asking: &Asking,
         ticket: Option<Ticket>,
     ) -> Result<Answer, Close> {
+        self.entrance.turn(now);
         let relays = self.entrances(asking.most, asking.seed);
+        if let Some(first) = relays.first() {
+            self.entrance.sent_to(&first.relay);
+        }
         let Some(former) = ticket else { return Ok(Answer::GoTo { relays, ticket: None }) };
         let unix_s = self.unix_ms(now) / 1_000;
         let number = former.number().unwrap_or_default();
@@ -199,7 +250,7 @@ mod tests {
     use crate::session::SessionKey;
     use crate::token::{Signer, private_pem};
     use crate::tree::PlannerSettings;
-    use crate::wire::{DoorLoad, Load, RelayInfo};
+    use crate::wire::{DoorLoad, RelayInfo};
 
     fn origin(now: Time) -> OriginControl {
         let signer = Signer::from_pkcs8_pem(&private_pem([1; 32]), None).unwrap();
@@ -277,5 +328,34 @@ mod tests {
             CloseCode::TicketSpent
         );
         assert_eq!(origin.ask_in(now, &ask(Some(&next))).unwrap_err().code, CloseCode::TicketPlace);
+    }
+
+    #[test]
+    fn a_burst_is_shared_out_by_room_before_any_report_and_full_relays_are_still_named() {
+        let now = Time::ZERO;
+        let mut origin = origin(now);
+        for (n, free) in [(1, 100), (2, 100), (3, 200), (4, 0)] {
+            let session = SessionKey { shard: 0, ix: SessionIx(n), generation: 1 };
+            let info: RelayInfo = serde_json::from_str(&format!(
+                r#"{{"id":"edge-{n}","address":"192.0.2.{n}:4433","capacity":1000,"incarnation":1}}"#
+            ))
+            .unwrap();
+            origin.handle_message(now, ToControl::RelayJoin { session, info });
+            let door = Some(DoorLoad { free, joins_per_s: 1_000, admitted: 0 });
+            let parents = vec![crate::tree::ORIGIN.to_owned()];
+            let load = Load { incarnation: 1, sequence: 1, door, parents, ..Load::default() };
+            origin.handle_message(now, ToControl::RelayLoad { session, load });
+        }
+        let mut sent = BTreeMap::<String, u32>::new();
+        for place in 0..400 {
+            let asking = Asking { seed: crate::random::Random::at(7, place), ..ask(None) };
+            let Ok(Answer::GoTo { relays, .. }) = origin.ask_in(now, &asking) else { panic!() };
+            *sent.entry(relays[0].relay.clone()).or_default() += 1;
+        }
+        let counts: Vec<u32> = sent.values().copied().collect();
+        assert_eq!(counts, [100, 100, 200], "each as many as it has room for");
+        let asking = Asking { seed: 9, ..ask(None) };
+        let Ok(Answer::GoTo { relays, .. }) = origin.ask_in(now, &asking) else { panic!() };
+        assert_eq!(relays.len(), 2, "there are relays, and people wait at them");
     }
 }
