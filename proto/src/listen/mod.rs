@@ -32,7 +32,8 @@ use crate::{Time, limits};
 /// What a listener is told when it starts.
 #[derive(Clone, Debug)]
 pub struct ListenSettings {
-    /// What every hello says; `last` and `pass` are filled in here.
+    /// What every hello says; `last` and `pass` are filled in here. A `ticket`, as the HTTP door gives it,
+    /// is for the first of `entries`.
     pub hello: Hello,
     /// Addresses to enter by (`host:port`), the first tried first; [`limits::ENTRIES`] at most.
     pub entries: Vec<String>,
@@ -183,6 +184,7 @@ impl Listen {
 
     fn outside(mut settings: ListenSettings, now: Time) -> Self {
         settings.entries.truncate(limits::ENTRIES);
+        let queue = Queue::new(&settings.entries, settings.hello.ticket.take());
         Self {
             random: Random::new(settings.seed),
             pass: settings.hello.pass.clone(),
@@ -198,7 +200,7 @@ impl Listen {
             probed: now,
             awake: now,
             alternates: Vec::new(),
-            queue: Queue::default(),
+            queue,
             moving: None,
             ended: false,
             actions: VecDeque::new(),

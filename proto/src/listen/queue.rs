@@ -36,6 +36,14 @@ pub(super) struct Queue {
 }
 
 impl Queue {
+    /// Whoever comes with a ticket shows it at the first of the entries.
+    pub(super) fn new(entries: &[String], ticket: Option<Secret>) -> Self {
+        let fits = |ticket: &Secret| ticket.0.len() <= limits::TICKET_BYTES;
+        let ticket = ticket.filter(fits);
+        let place = entries.first().filter(|_| ticket.is_some()).cloned();
+        Self { ticket, place, ..Self::default() }
+    }
+
     pub(super) fn ticket(&self) -> Option<Secret> {
         self.ticket.clone()
     }
