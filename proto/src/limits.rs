@@ -18,6 +18,9 @@ pub const TICK_MS: [u8; 3] = [20, 40, 60];
 pub const DATAGRAM_BYTES: usize = 1100;
 /// A peer whose datagrams are smaller than this is refused by name (bytes).
 pub const PEER_DATAGRAM_BYTES: usize = 1150;
+/// What a datagram takes on a path beside its payload (bytes): IPv4 and UDP 28, the packet and its seal at most
+/// 41, the DATAGRAM frame 3.
+pub const PACKET_OVERHEAD_BYTES: u64 = 72;
 /// Bytes of a ticks datagram before its records.
 pub const DATAGRAM_HEADER_BYTES: usize = 16;
 /// Bytes of a tick record before its payload.

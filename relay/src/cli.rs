@@ -207,6 +207,15 @@ pub struct LimitFlags {
     #[arg(id = "limits-listeners", long = "limits-listeners", global = true, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listeners: Option<u32>,
+    /// Mbit/s that may leave for listeners; default no bound [env: STENTOR_LIMITS__EGRESS_MBIT_S]
+    #[arg(
+        id = "limits-egress-mbit-s",
+        long = "limits-egress-mbit-s",
+        global = true,
+        value_name = "N"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_mbit_s: Option<u32>,
     /// Child relays at once; default 64 [env: STENTOR_LIMITS__CHILDREN]
     #[arg(id = "limits-children", long = "limits-children", global = true, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -84,6 +84,8 @@ pub struct LogConfig {
 pub struct LimitsConfig {
     /// Listeners at once. Default: the capacity.
     pub listeners: Option<u32>,
+    /// What may leave for listeners, in Mbit/s. Default: no bound but the listeners.
+    pub egress_mbit_s: Option<u32>,
     /// Sessions beside the listeners', for child relays. Default: 64.
     pub children: Option<u32>,
     /// Newcomers admitted in a second. Default: 2000.

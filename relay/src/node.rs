@@ -354,6 +354,7 @@ fn door_share(whole: &DoorSettings, shards: u16, shard: u16) -> DoorSettings {
     let rate = |whole| share(whole, shards, shard).max(1);
     DoorSettings {
         listeners: share(whole.listeners, shards, shard),
+        egress_kbit_s: rate(whole.egress_kbit_s),
         joins_per_s: rate(whole.joins_per_s),
         returns_per_s: rate(whole.returns_per_s),
         tickets_per_s: rate(whole.tickets_per_s),

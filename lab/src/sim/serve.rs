@@ -264,7 +264,8 @@ impl World {
             .collect();
         let shard_ = &mut self.nodes[node].shards[at];
         let offered: usize = slices.iter().map(|(size, _)| size).sum();
-        shard_.machine.handle_offered(offered as u64);
+        let size: usize = slices.iter().map(|(size, bytes)| size * bytes.len()).sum();
+        shard_.machine.handle_offered(self.now, offered as u64, size as u64);
         self.counted.offered += offered as u64;
         if shard_.dirty || !slices.iter().map(|(size, _)| size).eq(&shard_.sizes) {
             self.seat_all(node, shard, fanout);

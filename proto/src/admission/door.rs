@@ -16,6 +16,8 @@ pub struct DoorSettings {
     pub on: bool,
     /// Listeners at once.
     pub listeners: u32,
+    /// What may leave for listeners (kbit/s): it bears as many as their ticks of the last second say.
+    pub egress_kbit_s: u32,
     /// Newcomers admitted in a second, those who waited included.
     pub joins_per_s: u32,
     /// Listeners that return with a pass, admitted in a second.
@@ -32,6 +34,7 @@ impl Default for DoorSettings {
         Self {
             on: true,
             listeners: u32::MAX,
+            egress_kbit_s: u32::MAX,
             joins_per_s: 1_000_000,
             returns_per_s: 1_000_000,
             tickets_per_s: 1_000_000,

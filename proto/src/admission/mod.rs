@@ -13,12 +13,14 @@
 
 mod arrivals;
 mod door;
+mod egress;
 mod spent;
 mod ticket;
 mod watermark;
 
 pub use arrivals::Arrivals;
 pub use door::{Door, DoorSettings, DoorTotals, Verdict, Wait};
+pub(crate) use egress::Egress;
 pub use spent::{Spent, SpentError};
 pub(crate) use ticket::AUDIENCE as TICKET_AUDIENCE;
 pub use ticket::{Ticket, TicketError, bearer, client_key, read, thumbprint};

@@ -265,13 +265,14 @@ impl Shard {
     /// Sends a tick or a beacon to everyone it is for: one copy of its bytes for all.
     fn send(&mut self, now: Instant, fanout: Fanout) {
         let busy = &mut self.busy;
-        let mut offered = 0;
+        let (mut offered, mut size) = (0, 0);
         for (list, bytes) in self.node.fanout(fanout) {
             offered += list.len() as u64;
+            size += (list.len() * bytes.len()) as u64;
             self.driver.send_to_all(now, list, bytes, &mut |ix, outcome| busy.push((ix, outcome)));
         }
         self.driver.flush(now);
-        self.node.handle_offered(offered);
+        self.node.handle_offered(self.clock.time(now), offered, size);
         for (ix, outcome) in self.busy.drain(..) {
             let number = fanout.number;
             match outcome {

@@ -112,6 +112,8 @@ pub enum LogFormat {
 pub struct LimitSettings {
     /// Listeners at once.
     pub listeners: u32,
+    /// What may leave for listeners (Mbit/s); without a bound if absent.
+    pub egress_mbit_s: Option<u32>,
     /// Child relays at once.
     pub children: u32,
     /// Newcomers admitted in a second.
@@ -234,6 +236,10 @@ impl NodeSettings {
         DoorSettings {
             on: self.admission,
             listeners: limits.listeners,
+            egress_kbit_s: match limits.egress_mbit_s {
+                Some(mbit_s) => mbit_s.saturating_mul(1_000),
+                None => u32::MAX,
+            },
             joins_per_s: limits.joins_per_s,
             returns_per_s: limits.returns_per_s,
             tickets_per_s: limits.tickets_per_s,
@@ -355,6 +361,11 @@ fn validate_limits(
     Ok(LimitSettings {
         listeners: within(config.listeners.unwrap_or(capacity), 0, capacity)
             .map_err(at("limits.listeners"))?,
+        egress_mbit_s: config
+            .egress_mbit_s
+            .map(|mbit_s| within(mbit_s, 1, 1_000_000))
+            .transpose()
+            .map_err(at("limits.egress_mbit_s"))?,
         children: within(config.children.unwrap_or(64), 0, relays)
             .map_err(at("limits.children"))?,
         joins_per_s: rate(config.joins_per_s, 2_000, "limits.joins_per_s")?,

@@ -162,7 +162,8 @@ impl NodeShard {
         let kept = if returning { 0 } else { self.kept() };
         let listeners = self.listeners + self.reserved;
         let full = listeners + self.children >= capacity - kept;
-        if full || (role != Role::Relay && listeners >= door.listeners) {
+        let most = door.listeners.min(self.egress.bears());
+        if full || (role != Role::Relay && listeners >= most) {
             let reason = match kept {
                 0 => format!("all {capacity} places of this node are taken"),
                 _ => format!("{kept} of {capacity} places are kept for those who return"),
@@ -176,7 +177,8 @@ impl NodeShard {
     fn free(&self) -> u32 {
         let listeners = self.listeners + self.reserved;
         let here = (self.settings.capacity - self.kept()).saturating_sub(listeners + self.children);
-        let free = here.min(self.settings.door.listeners.saturating_sub(listeners));
+        let most = self.settings.door.listeners.min(self.egress.bears());
+        let free = here.min(most.saturating_sub(listeners));
         if self.draining || self.settings.door.stage_only { 0 } else { free }
     }
 

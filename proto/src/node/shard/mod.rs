@@ -21,7 +21,7 @@ use self::rehome::Pushes;
 use self::room::ShardRoom;
 use super::messages::{Tick, ToControl, ToShard};
 use super::stats::{Closes, ShardStats};
-use crate::admission::{Door, DoorSettings};
+use crate::admission::{Door, DoorSettings, Egress};
 use crate::fanout::{Choice, Class, Place, SessionIx};
 use crate::pass::{PassKey, PassVerifier};
 use crate::session::{Budget, SessionKey, State, Step};
@@ -193,6 +193,7 @@ pub struct NodeShard {
     door: Door,
     /// What tells this shard's anonymous identities from any other's.
     names: u64,
+    egress: Egress,
     /// Listeners whose places are kept while they wait for their rooms.
     reserved: u32,
     passes: PassVerifier,
@@ -229,6 +230,7 @@ impl NodeShard {
         Self {
             door,
             names,
+            egress: Egress::new(settings.door.egress_kbit_s, now),
             reserved: 0,
             settings,
             verifier,

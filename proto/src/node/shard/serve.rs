@@ -209,9 +209,11 @@ impl NodeShard {
         self.stats.drop_replay_shed += 1;
     }
 
-    /// Counts what the fan-out offered to connections.
-    pub fn handle_offered(&mut self, datagrams: u64) {
+    /// Counts what the fan-out offered to connections: datagrams, and their payload.
+    pub fn handle_offered(&mut self, now: Time, datagrams: u64, bytes: u64) {
         self.stats.offered += datagrams;
+        let bytes = bytes.saturating_add(datagrams.saturating_mul(limits::PACKET_OVERHEAD_BYTES));
+        self.egress.left(now, bytes, self.listeners);
     }
 
     /// Counts a message that did not fit into the queue to control.
