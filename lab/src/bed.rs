@@ -15,7 +15,7 @@ use stentor_proto::limits;
 use stentor_proto::wire::Role;
 use stentor_relay::tls::DevDir;
 
-use crate::nodes::{Node, Plan, RunDir};
+use crate::nodes::{Node, Plan, RunDir, free_ports};
 
 /// How long a token of a bed lives.
 const TOKEN_TTL: Duration = Duration::from_secs(3_600);
@@ -26,6 +26,8 @@ pub struct Bed {
     pub relays: Vec<Node>,
     /// The origin.
     pub origin: Node,
+    /// Where stage roles and relays reach the origin.
+    stage: SocketAddr,
     dev: DevDir,
     dir: RunDir,
     next_token: u64,
@@ -54,6 +56,8 @@ pub struct RelayPlan {
     pub origin: Option<SocketAddr>,
     /// Whether it protects its listeners' last hop by redundancy and repair.
     pub protects: bool,
+    /// Further settings: the TOML of a configuration file, top-level keys first.
+    pub config: String,
 }
 
 impl RelayPlan {
@@ -71,6 +75,7 @@ impl RelayPlan {
             advertise: None,
             origin: None,
             protects: true,
+            config: String::new(),
         }
     }
 }
@@ -81,6 +86,26 @@ impl Bed {
     /// # Errors
     /// When a binary is missing or the origin does not become ready.
     pub fn start(what: &str, rooms: &str, core: Option<usize>) -> Result<Self> {
+        Self::start_at(what, rooms, core, None)
+    }
+
+    /// The same with an address of its own for the stage and relays, as an origin has that a crowd comes
+    /// to. `config` is the TOML of a configuration file, top-level keys first.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with_stage(what: &str, config: &str, core: Option<usize>) -> Result<Self> {
+        let stage = free_ports()?.0;
+        let config = format!("stage_listen = \"{stage}\"\n{config}");
+        Self::start_at(what, &config, core, Some(stage))
+    }
+
+    fn start_at(
+        what: &str,
+        rooms: &str,
+        core: Option<usize>,
+        stage: Option<SocketAddr>,
+    ) -> Result<Self> {
         let dir = RunDir::make(what)?;
         let dev_dir = dir.path().join("dev");
         let dev = DevDir::open(&dev_dir)?;
@@ -100,7 +125,8 @@ impl Bed {
         };
         let mut origin = Node::start(&plan)?;
         origin.wait_ready()?;
-        Ok(Self { relays: Vec::new(), origin, dev, dir, next_token: 0 })
+        let stage = stage.unwrap_or(origin.address);
+        Ok(Self { relays: Vec::new(), origin, stage, dev, dir, next_token: 0 })
     }
 
     /// Starts a relay; see [`Self::wait_ready`].
@@ -109,7 +135,7 @@ impl Bed {
     /// When the binary is missing.
     pub fn add_relay(&mut self, relay: &RelayPlan) -> Result<()> {
         let mut args = dev_args(self.dev.path());
-        let origin = relay.origin.unwrap_or(self.origin.address);
+        let origin = relay.origin.unwrap_or(self.stage);
         args.push(format!("--origin={origin}"));
         args.push(format!("--id={}", relay.name));
         args.push(format!("--level={}", relay.level));
@@ -121,10 +147,11 @@ impl Bed {
         if let Some(advertise) = relay.advertise {
             args.push(format!("--advertise={advertise}"));
         }
-        if !relay.protects {
+        let unprotected = "redundancy = false\nrepair = false\n";
+        let settings = format!("{}{}", if relay.protects { "" } else { unprotected }, relay.config);
+        if !settings.is_empty() {
             let config = self.dir.path().join(format!("{}.toml", relay.name));
-            std::fs::write(&config, "redundancy = false\nrepair = false\n")
-                .with_context(|| config.display().to_string())?;
+            std::fs::write(&config, settings).with_context(|| config.display().to_string())?;
             args.push(format!("--config={}", config.display()));
         }
         let plan = Plan {
@@ -151,6 +178,12 @@ impl Bed {
     #[must_use]
     pub fn events(&self, node: &str) -> PathBuf {
         events_file(self.dir.path(), node)
+    }
+
+    /// The development directory of its nodes.
+    #[must_use]
+    pub fn dev(&self) -> &DevDir {
+        &self.dev
     }
 
     /// Whom clients of the bed trust.
@@ -188,7 +221,7 @@ impl Bed {
     /// When no token can be signed.
     pub fn stage(&mut self, room: &str) -> Result<Join> {
         Ok(Join {
-            address: self.origin.address.to_string(),
+            address: self.stage.to_string(),
             room: room.to_owned(),
             role: Role::Speaker,
             token: Some(self.token(room, Role::Speaker)?),

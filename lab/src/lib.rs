@@ -1,7 +1,7 @@
 //! Measuring: load, benches, simulation, and whether a listener hears.
 //!
-//! A bench stands on a [`bed`] (an origin and relays as processes), sends a [`crowd`] of listeners,
-//! and prints a [`report`].
+//! A bench stands on a [`bed`] (an origin and relays as processes), sends a [`crowd`] of listeners or a
+//! [`storm`] of those who want to come in, and prints a [`report`].
 #![warn(missing_docs)]
 
 pub mod bed;
@@ -14,3 +14,4 @@ pub mod nodes;
 pub mod report;
 pub mod shaper;
 pub mod sim;
+pub mod storm;

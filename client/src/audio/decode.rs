@@ -194,6 +194,29 @@ impl Voice {
     }
 }
 
+/// Whether a packet is sound: what a listener's first frame is asked, one after the other, by whoever
+/// measures when many of them begin to hear.
+pub struct FirstSound {
+    decoder: Option<opus::Decoder>,
+}
+
+impl Default for FirstSound {
+    fn default() -> Self {
+        Self { decoder: new_decoder() }
+    }
+}
+
+impl FirstSound {
+    /// Decodes a packet as the first one of a speaker; whether it holds 20 ms of sound.
+    pub fn hears(&mut self, packet: &[u8]) -> bool {
+        let mut block = [0.0; BLOCK];
+        self.decoder.as_mut().is_some_and(|decoder| {
+            decoder.reset_state().is_ok()
+                && decoder.decode_float(packet, &mut block, false).is_ok_and(|len| len == BLOCK)
+        })
+    }
+}
+
 fn new_decoder() -> Option<opus::Decoder> {
     opus::Decoder::new(RATE, opus::Channels::Mono).ok()
 }

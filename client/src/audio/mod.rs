@@ -15,7 +15,7 @@ mod limiter;
 mod mixer;
 mod output;
 
-pub use decode::{Voice, VoiceStats};
+pub use decode::{FirstSound, Voice, VoiceStats};
 pub use encode::{EncodeError, Encoder, Settings as EncoderSettings};
 pub use input::{InputError, InputProblem, Source, collect, load};
 pub use jitter::{Adjust, JitterBuffer, JitterStats, Playout};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use stentor_proto::Time;
 
 use super::Crowd;
@@ -137,6 +138,13 @@ impl Crowd {
     #[must_use]
     pub fn first_copies(&self) -> BTreeMap<u32, u64> {
         self.copies.as_ref().map(|copies| copies.first().clone()).unwrap_or_default()
+    }
+
+    /// From here on, notes how long each live tick takes from the origin's clock to the kernel of each
+    /// listener (µs), for crowds on the origin's own machine. Returns what was noted before.
+    pub fn watch_delays(&mut self) -> Option<Histogram<u64>> {
+        // A minute, to a thousandth: fixed bounds that are in order.
+        self.delays.replace(Histogram::new_with_bounds(1, 60_000_000, 3).ok()?)
     }
 
     /// From here on, notes for some listeners when the kernel received their ticks.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hdrhistogram::Histogram;
 use stentor_proto::listen::{HomeId, Listen, ListenSettings};
 use stentor_proto::wire::{ControlDecoder, ServerMessage};
 use stentor_proto::{Time, limits};
@@ -40,6 +41,12 @@ pub(super) struct Home {
     /// Said when the connection is there.
     hello: Option<Bytes>,
     decoder: ControlDecoder,
+}
+
+/// What is noted of datagrams beside what each listener has.
+pub(super) struct Watch<'a> {
+    pub(super) copies: Option<&'a mut Copies>,
+    pub(super) delays: Option<&'a mut Histogram<u64>>,
 }
 
 /// What a datagram brought.
@@ -98,7 +105,7 @@ impl Member {
         home: HomeId,
         bytes: Bytes,
         received_ns: u64,
-        mut copies: Option<&mut Copies>,
+        mut watch: Watch<'_>,
     ) -> Brought {
         let mut brought = Brought { newest: None, live: None };
         let (ticks, in_time, clock) = (&mut self.ticks, &mut self.in_time, &mut self.clock);
@@ -106,7 +113,7 @@ impl Member {
         self.listen.datagram(now, home, bytes, |record, replay| {
             brought.newest = brought.newest.max(Some(record.number));
             ticks.mark(record.number);
-            if let Some(copies) = &mut copies {
+            if let Some(copies) = &mut watch.copies {
                 *altered += u64::from(!copies.alike(record.number, &record.bytes));
             }
             if clock.in_time(received_ns / 1_000, record.clock_us) {
@@ -114,6 +121,10 @@ impl Member {
             }
             if !replay {
                 brought.live = Some(record.number);
+                if let Some(delays) = &mut watch.delays {
+                    // One machine, one clock: what it was set back by between the two counts as no delay.
+                    delays.saturating_record((received_ns / 1_000).saturating_sub(record.clock_us));
+                }
             }
         });
         if brought.newest.is_some() {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use hdrhistogram::Histogram;
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use stentor_client::patience::{PATIENCE, patient};
 use stentor_proto::Time;
@@ -27,7 +28,7 @@ use stentor_relay::quic::{CloseReason, ConnId, Driver, DriverSettings, Event};
 use self::copies::Copies;
 use self::desk::{Desk, Door};
 pub use self::figures::{Count, Joins};
-use self::member::Member;
+use self::member::{Member, Watch};
 
 /// Packets read from one socket in one turn.
 const PACKETS_PER_TURN: usize = 4_096;
@@ -85,6 +86,8 @@ pub struct Crowd {
     arrivals: Vec<(u32, u64)>,
     keep_arrivals: bool,
     datagrams: u64,
+    /// How long ticks took from the origin's clock to the kernel of the listeners (µs), if it is watched.
+    delays: Option<Histogram<u64>>,
     /// The ticks' copies, if they are compared.
     copies: Option<Copies>,
     /// How long those who left had waited for the welcome and for their first tick.
@@ -134,6 +137,7 @@ impl Crowd {
             arrivals: Vec::new(),
             keep_arrivals: false,
             datagrams: 0,
+            delays: None,
             copies: None,
             done: Vec::new(),
         })
@@ -304,9 +308,10 @@ impl Crowd {
     ) {
         self.datagrams += 1;
         let time = self.time_at(now);
-        let (desk, copies) = (&mut self.desks[at], &mut self.copies);
+        let watch = Watch { copies: self.copies.as_mut(), delays: self.delays.as_mut() };
+        let desk = &mut self.desks[at];
         let Some((ix, home, member)) = desk.owner(conn) else { return };
-        let brought = member.datagram(time, home, bytes, received_ns, copies.as_mut());
+        let brought = member.datagram(time, home, bytes, received_ns, watch);
         if let Some(newest) = brought.newest {
             self.newest = self.newest.max(newest);
             member.first_tick.get_or_insert(now - member.started);
