@@ -1,10 +1,12 @@
 //! `stentor bench`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use stentor_lab::bench::fanout::{self, FanoutOptions, Stage};
 use stentor_lab::bench::faults::{self, FaultsOptions};
+use stentor_lab::bench::join::{self, InsideOptions, JoinOptions};
 use stentor_lab::report::Report;
 use stentor_relay::exit::{self, Error};
 
@@ -25,6 +27,11 @@ Exit code 0 when it has measured, whatever the figures; 1 when it could not.";
 pub enum Bench {
     /// What a relay's fan-out costs, beside the floor (raw sendmmsg and AES) in the same run
     Fanout(FanoutArgs),
+    /// What a storm of joins costs those inside, and what those outside are told
+    Join(JoinArgs),
+    /// Those inside while `join` measures, in a process of their own
+    #[command(hide = true)]
+    Inside(InsideArgs),
     /// What faults cost listeners: loss, narrow paths, relays that die, stop or starve
     Faults(FaultsArgs),
 }
@@ -60,6 +67,110 @@ pub struct FanoutArgs {
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
+}
+
+const JOIN_EXAMPLES: &str = "\
+Examples:
+  stentor bench join --json > join.json
+  stentor bench join --arrivals-per-s 3000 --seconds 30 --chart join.svg
+  stentor bench join --stages full,death,grow
+
+Ends within 5 minutes with its defaults. Needs two cores: the generator has one to itself.
+Exit code 0 when it has measured, whatever the figures; 1 when it could not.";
+
+/// How to measure the door.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = JOIN_EXAMPLES)]
+pub struct JoinArgs {
+    /// Arrivals a second with budgets that stop nobody; and of the storm, if a hundred times the budget
+    /// is less
+    #[arg(long, value_name = "N", default_value_t = 1_500.0)]
+    arrivals_per_s: f64,
+    /// Seconds of a storm
+    #[arg(long, value_name = "T", default_value = "20", value_parser = parse_seconds)]
+    seconds: f64,
+    /// Places of the tree; half of them are taken before
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    capacity: u32,
+    /// Newcomers a second that the tree takes
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    join_budget: u32,
+    /// How long those who come in stay, on average
+    #[arg(long, value_name = "T", default_value = "5", value_parser = parse_seconds)]
+    dwell: f64,
+    /// Measure these parts alone: storm-10x, storm-100x, control, raised, attacks, tickets, full, death,
+    /// grow
+    #[arg(long, value_name = "STAGE,...", value_delimiter = ',', value_parser = parse_join_stage)]
+    stages: Vec<join::Stage>,
+    /// Draw a chart of the storm (SVG)
+    #[arg(long, value_name = "FILE")]
+    chart: Option<PathBuf>,
+    /// Write one JSON line for each who came in a storm, and for each row
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Those inside.
+#[derive(Clone, Debug, Args)]
+pub struct InsideArgs {
+    /// The relay
+    #[arg(long)]
+    address: std::net::SocketAddr,
+    /// The development directory
+    #[arg(long)]
+    dev: PathBuf,
+    /// The room
+    #[arg(long)]
+    room: String,
+    /// Listeners
+    #[arg(long)]
+    listeners: usize,
+    /// The core to run on
+    #[arg(long)]
+    core: Option<usize>,
+}
+
+/// Measures the door.
+pub(crate) fn join(args: &JoinArgs) -> Result<(), Error> {
+    let options = JoinOptions {
+        arrivals_per_s: args.arrivals_per_s,
+        seconds: args.seconds,
+        capacity: args.capacity,
+        join_budget: args.join_budget,
+        dwell: Duration::from_secs_f64(args.dwell),
+        stages: match args.stages.as_slice() {
+            [] => join::Stage::ALL.to_vec(),
+            stages => stages.to_vec(),
+        },
+        chart: args.chart.clone(),
+        events: args.events.clone(),
+    };
+    measured(args.json, |progress| join::run(&options, progress))
+}
+
+/// Listens inside, and says at the end what was heard.
+pub(crate) fn inside(args: &InsideArgs) -> Result<(), Error> {
+    let options = InsideOptions {
+        address: args.address,
+        dev: args.dev.clone(),
+        room: args.room.clone(),
+        listeners: args.listeners,
+        core: args.core,
+    };
+    let heard = join::inside(&options, || {
+        // Whoever started this process waits for the line; if it has gone, the end of input ends this.
+        let _ = exit::print("inside");
+    });
+    exit::print(&heard.map_err(|error| Error::Runtime(format!("{error:#}")))?)
+}
+
+fn parse_join_stage(text: &str) -> Result<join::Stage, String> {
+    let names = join::Stage::ALL.map(join::Stage::name).join(", ");
+    let stage = join::Stage::ALL.into_iter().find(|stage| stage.name() == text);
+    stage.ok_or_else(|| format!("there is no stage {text}; there are {names}"))
 }
 
 const FAULTS_EXAMPLES: &str = "\

@@ -38,6 +38,8 @@ Examples:
       empties a relay, whose listeners go elsewhere, and ends it
   stentor bench fanout --json > fanout.json
       what a relay costs beside the floor
+  stentor bench join --json > join.json
+      what a storm of joins costs those inside
   stentor bench faults --only loss_5,burst_5
       what faults cost listeners
   stentor sim --seeds 10
@@ -94,6 +96,8 @@ impl Cli {
             Command::Token(args) => token::run(args),
             Command::Relay(command) => relay::run(command),
             Command::Bench(bench::Bench::Fanout(args)) => bench::fanout(args),
+            Command::Bench(bench::Bench::Join(args)) => bench::join(args),
+            Command::Bench(bench::Bench::Inside(args)) => bench::inside(args),
             Command::Bench(bench::Bench::Faults(args)) => bench::faults(args),
             Command::Sim(args) => sim::run(args),
         }
@@ -124,6 +128,7 @@ mod tests {
             &["relay", "drain"],
             &["bench", "fanout"],
             &["bench", "faults"],
+            &["bench", "join"],
             &["sim"],
         ] {
             let mut command = &mut cli;

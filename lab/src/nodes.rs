@@ -267,7 +267,7 @@ fn admin_get(admin: SocketAddr, path: &str) -> Result<(u16, String)> {
 }
 
 /// A binary of this project: beside the one that runs, or one folder up (for tests).
-fn binary(name: &str) -> Result<PathBuf> {
+pub(crate) fn binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join(name));
     let found = beside.into_iter().find(|path| path.is_file());

@@ -2,3 +2,4 @@
 
 pub mod fanout;
 pub mod faults;
+pub mod join;
