@@ -19,7 +19,7 @@ use stentor_client::patience::{PATIENCE, patient};
 use stentor_proto::Time;
 use stentor_proto::listen::ListenSettings;
 use stentor_proto::wire::{
-    ALPN, Close, CloseCode, FEATURES, Framing, Hello, Role, ServerMessage, VERSION,
+    ALPN, Close, CloseCode, FEATURES, Framing, Hello, Role, Secret, ServerMessage, VERSION,
 };
 use stentor_relay::quic::config::{SharedKeys, TransportSettings, client_config_over, client_tls};
 use stentor_relay::quic::sys::{BindOptions, bind};
@@ -141,6 +141,13 @@ impl Crowd {
             copies: None,
             done: Vec::new(),
         })
+    }
+
+    /// Those who join from here on show this re-home pass, and come in as those who return do.
+    pub fn show_pass(&mut self, pass: &str) {
+        for hello in &mut self.hellos {
+            hello.pass = Some(Secret(pass.to_owned()));
+        }
     }
 
     /// Brings the crowd to `listeners`, each with its own handshake, within `deadline`.

@@ -34,8 +34,8 @@ const COPIES: usize = 1_000;
 /// Spoofed first packets and bad tokens over those inside.
 pub(super) fn run(options: &JoinOptions, say: &mut dyn FnMut(&str)) -> Result<Vec<Value>> {
     let budgets = Budgets {
-        joins_per_s: 1_000,
-        returns_per_s: options.join_budget,
+        joins_per_s: options.join_budget,
+        returns_per_s: 200,
         tickets_per_s: options.tickets_per_s(),
         admission: true,
     };

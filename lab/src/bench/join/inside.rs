@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use stentor_proto::limits;
+use stentor_proto::pass::{Pass, PassKey, certify};
 use stentor_relay::quic::sys::pin_to_core;
 use stentor_relay::tls::DevDir;
 
@@ -72,7 +74,8 @@ pub fn inside(options: &InsideOptions, ready: impl FnOnce()) -> Result<String> {
         pin_to_core(core)?;
     }
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(DevDir::open(&options.dev)?.authority())?;
+    let dev = DevDir::open(&options.dev)?;
+    roots.add(dev.authority())?;
     let mut crowd = Crowd::new(CrowdPlan {
         address: options.address,
         host: options.address.ip().to_string(),
@@ -84,6 +87,7 @@ pub fn inside(options: &InsideOptions, ready: impl FnOnce()) -> Result<String> {
         at_once: 32,
         rehomes: false,
     })?;
+    crowd.show_pass(&pass(&dev, &options.room)?);
     crowd.grow(options.listeners, JOIN_WITHIN)?;
     let lines = lines();
     ready();
@@ -100,6 +104,23 @@ pub fn inside(options: &InsideOptions, ready: impl FnOnce()) -> Result<String> {
     crowd.listen(TAIL)?;
     let windows: Vec<Window> = windows.done.into_iter().map(|done| count(&crowd, done)).collect();
     Ok(serde_json::to_string(&windows)?)
+}
+
+/// A pass of a relay that the origin certified and that is gone: those inside come in as those who
+/// return, for newcomers' budgets are what is measured.
+fn pass(dev: &DevDir, room: &str) -> Result<String> {
+    let iat = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let key = PassKey::from_seed([3; 32]);
+    let certificate = certify(dev.signer(), "former", &key.published(), iat)?;
+    let pass = Pass {
+        sub: "inside".into(),
+        room: room.to_owned(),
+        relay: "former".into(),
+        iat,
+        exp: iat + limits::PASS_S,
+        anonymous: true,
+    };
+    Ok(key.give(&certificate, &pass)?)
 }
 
 impl Windows {

@@ -16,6 +16,8 @@ use crate::storm::{Curve, Figures, Storm, Visit};
 
 /// Stage joins while a storm goes on.
 const STAGE_JOINS: usize = 220;
+/// Those inside come in at this rate, as those who return.
+const RETURNS_PER_S: u32 = 200;
 /// How long it is quiet.
 const QUIET: Duration = Duration::from_secs(10);
 /// What is late is waited for, so that late and never are told apart.
@@ -118,13 +120,13 @@ pub(super) fn storm(
 ) -> Result<(Row, Rig, Storm)> {
     let budgets = Budgets {
         joins_per_s: options.join_budget,
-        returns_per_s: options.join_budget,
+        returns_per_s: RETURNS_PER_S,
         tickets_per_s: options.tickets_per_s(),
         admission: plan.admission,
     };
     let mut rig = Rig::start(plan.name, &[relay("edge-1", options.capacity, budgets)])?;
     let half = (options.capacity / 2) as usize;
-    say(&format!("{}: {half} listeners come in at the budget's rate", plan.name));
+    say(&format!("{}: {half} listeners come in", plan.name));
     let mut inside = Inside::start(&rig.bed, 0, ROOM, half, SERVER_CORE)?;
     let mut storm = rig.storm(&[0], |storm| storm.dwell = Some(options.dwell))?;
     storm.until(Duration::from_secs(2), |_| false)?;
