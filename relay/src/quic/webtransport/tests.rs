@@ -166,17 +166,17 @@ fn breaches_are_named() {
 
 #[test]
 fn buffers_and_bytes_are_bounded() {
-    let endless =
-        |most: usize, start: &[u8], mut take: Box<dyn FnMut(&[u8]) -> Result<Step, Breach>>| {
-            let mut result = take(start);
-            let mut sent = start.len();
-            while result.is_ok() {
-                assert!(sent <= most, "{sent} bytes are held");
-                result = take(&[0; 64]);
-                sent += 64;
-            }
-            assert_eq!(result, Err(Breach::Excess));
-        };
+    type Take = Box<dyn FnMut(&[u8]) -> Result<Step, Breach>>;
+    let endless = |most: usize, start: &[u8], mut take: Take| {
+        let mut result = take(start);
+        let mut sent = start.len();
+        while result.is_ok() {
+            assert!(sent <= most, "{sent} bytes are held");
+            result = take(&[0; 64]);
+            sent += 64;
+        }
+        assert_eq!(result, Err(Breach::Excess));
+    };
     // A request of 16,000 bytes, SETTINGS of 16,000 bytes, a capsule of 16,000 bytes.
     let mut machine = WebTransport::new();
     let take = Box::new(move |bytes: &[u8]| machine.handle_connect(bytes));
