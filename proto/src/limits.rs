@@ -374,6 +374,9 @@ pub const ARRIVAL_STRETCHES: usize = 512;
 /// Seconds of arrivals that reports of load carry: the newest are still being counted, and a report
 /// may be lost.
 pub const ARRIVALS_S: usize = 10;
+/// Tickets that count of one second in one report: what 200 relays of 5,000 handshakes a second could
+/// issue. A report that says more is cut to it, so that no relay's word alone fills the queue.
+pub const ARRIVALS_PER_S: u64 = 1_000_000;
 /// Points of the curve of those who wait that relays are told.
 pub const CURVE_POINTS: usize = 32;
 /// The watermark moves, and is told, this often at most; so are reports while somebody waits.

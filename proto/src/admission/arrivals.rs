@@ -13,11 +13,46 @@ pub struct Arrivals {
 }
 
 /// Arrivals that count as evenly spread over a stretch of time.
+///
+/// What has been called is a number beside them rather than a later beginning: of a hundred thousand
+/// in one second five are called at a time, which is less than a millisecond each time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stretch {
     from_ms: u64,
     until_ms: u64,
     count: u64,
+    /// Of `count`, those who have been called.
+    called: u64,
+}
+
+impl Stretch {
+    const fn waiting(&self) -> u64 {
+        self.count - self.called
+    }
+
+    /// Up to when they have been called.
+    fn called_ms(&self) -> u64 {
+        self.from_ms + self.part(self.until_ms - self.from_ms, self.called, self.count)
+    }
+
+    /// Of those who were called or not, how many arrived before `at_ms`, which is within the stretch.
+    fn arrived_before(&self, at_ms: u64) -> u64 {
+        let into = at_ms.saturating_sub(self.from_ms);
+        self.part(self.count, into, self.until_ms - self.from_ms)
+    }
+
+    /// Leaves out those who have been called.
+    fn settle(&mut self) {
+        self.from_ms = self.called_ms();
+        self.count = self.waiting();
+        self.called = 0;
+    }
+
+    /// `whole · of / all`, without an overflow.
+    fn part(&self, whole: u64, of: u64, all: u64) -> u64 {
+        let part = u128::from(whole) * u128::from(of) / u128::from(all.max(1));
+        u64::try_from(part).unwrap_or(whole).min(whole)
+    }
 }
 
 impl Arrivals {
@@ -28,13 +63,15 @@ impl Arrivals {
         }
         let (from_ms, until_ms) =
             (unix_s.saturating_mul(1_000), unix_s.saturating_add(1).saturating_mul(1_000));
-        self.waiting = self.waiting.saturating_add(count);
+        let count = count.min(u64::MAX - self.waiting);
+        self.waiting += count;
         let at = self.stretches.partition_point(|s| s.until_ms <= from_ms);
         if let Some(stretch) = self.stretches.get_mut(at).filter(|s| s.from_ms < until_ms) {
-            stretch.count = stretch.count.saturating_add(count);
+            stretch.settle();
+            stretch.count += count;
             return;
         }
-        self.stretches.insert(at, Stretch { from_ms, until_ms, count });
+        self.stretches.insert(at, Stretch { from_ms, until_ms, count, called: 0 });
         if self.stretches.len() > limits::ARRIVAL_STRETCHES {
             self.coarsen();
         }
@@ -52,15 +89,12 @@ impl Arrivals {
         let mut called = None;
         while count > 0 {
             let Some(first) = self.stretches.front_mut() else { break };
-            let taken = count.min(first.count);
-            let span = first.until_ms - first.from_ms;
-            let passed = u128::from(span) * u128::from(taken) / u128::from(first.count);
-            first.from_ms += u64::try_from(passed).unwrap_or(span);
-            first.count -= taken;
-            called = Some(first.from_ms);
+            let taken = count.min(first.waiting());
+            first.called += taken;
+            called = Some(first.called_ms());
             self.waiting -= taken;
             count -= taken;
-            if first.count == 0 {
+            if first.waiting() == 0 {
                 self.stretches.pop_front();
             }
         }
@@ -73,8 +107,19 @@ impl Arrivals {
         self.call(before);
         while self.stretches.front().is_some_and(|first| first.until_ms <= until_ms) {
             let first = self.stretches.pop_front();
-            self.waiting -= first.map_or(0, |first| first.count);
+            self.waiting -= first.map_or(0, |first| first.waiting());
         }
+    }
+
+    /// Forgets `part` of each `all` who wait, wherever they stand: whoever reported them is gone.
+    pub fn thin(&mut self, part: u64, all: u64) {
+        for stretch in &mut self.stretches {
+            stretch.settle();
+            let gone = stretch.part(stretch.count, part.min(all), all);
+            stretch.count -= gone;
+            self.waiting -= gone;
+        }
+        self.stretches.retain(|stretch| stretch.count > 0);
     }
 
     /// How many of those who wait arrived before `arrival_ms`.
@@ -83,13 +128,11 @@ impl Arrivals {
         let mut sum = 0_u64;
         for stretch in &self.stretches {
             if arrival_ms >= stretch.until_ms {
-                sum = sum.saturating_add(stretch.count);
+                sum = sum.saturating_add(stretch.waiting());
                 continue;
             }
-            let into = arrival_ms.saturating_sub(stretch.from_ms);
-            let span = stretch.until_ms - stretch.from_ms;
-            let part = u128::from(stretch.count) * u128::from(into) / u128::from(span.max(1));
-            return sum.saturating_add(u64::try_from(part).unwrap_or(stretch.count));
+            let part = stretch.arrived_before(arrival_ms).saturating_sub(stretch.called);
+            return sum.saturating_add(part);
         }
         sum
     }
@@ -99,11 +142,11 @@ impl Arrivals {
     #[must_use]
     pub fn curve(&self, points: usize) -> Vec<(u64, u64)> {
         let Some(first) = self.stretches.front() else { return Vec::new() };
-        let mut curve = vec![(first.from_ms, 0)];
+        let mut curve = vec![(first.called_ms(), 0)];
         let steps = points.saturating_sub(1).max(1) as u64;
         let (mut sum, mut step) = (0_u64, 1);
         for (at, stretch) in self.stretches.iter().enumerate() {
-            sum = sum.saturating_add(stretch.count);
+            sum = sum.saturating_add(stretch.waiting());
             let last = at + 1 == self.stretches.len();
             // Evenly by count: where many wait, their places are told apart.
             if last || (u128::from(sum) * u128::from(steps) >= u128::from(self.waiting) * step) {
@@ -123,9 +166,13 @@ impl Arrivals {
             u128::from(until - from) * 1_000_000 / u128::from((newest - from).max(1))
         };
         let Some(at) = (0..self.stretches.len() - 1).min_by_key(|&at| cost(at)) else { return };
-        if let Some(next) = self.stretches.remove(at + 1) {
-            self.stretches[at].until_ms = next.until_ms;
-            self.stretches[at].count += next.count;
+        if let Some(mut next) = self.stretches.remove(at + 1) {
+            next.settle();
+            let stretch = &mut self.stretches[at];
+            stretch.settle();
+            stretch.until_ms = next.until_ms;
+            // The sum of all fits, so these two do.
+            stretch.count += next.count;
         }
     }
 }
@@ -149,6 +196,31 @@ mod tests {
         );
         assert_eq!(arrivals.call(1_000), Some(12_000));
         assert_eq!((arrivals.call(1), arrivals.waiting()), (None, 0));
+    }
+
+    #[test]
+    fn a_hundred_thousand_in_one_second_are_called_one_after_another() {
+        let mut arrivals = Arrivals::default();
+        arrivals.add(10, 100_000);
+        for step in 1..=20_000_u64 {
+            assert_eq!(arrivals.call(5), Some(10_000 + step / 20), "after {step} steps");
+            assert_eq!(arrivals.waiting(), 100_000 - 5 * step);
+        }
+        assert_eq!(arrivals, Arrivals::default());
+    }
+
+    #[test]
+    fn who_was_reported_by_one_who_is_gone_is_forgotten_in_proportion() {
+        let mut arrivals = Arrivals::default();
+        arrivals.add(10, 100);
+        arrivals.add(11, u64::MAX);
+        arrivals.add(12, 1);
+        assert_eq!(arrivals.waiting(), u64::MAX, "sums do not overflow");
+        arrivals.call(50);
+        arrivals.thin(u64::MAX - 100, u64::MAX);
+        assert!(arrivals.waiting() <= 101, "{arrivals:?}");
+        arrivals.thin(1, 1);
+        assert_eq!(arrivals, Arrivals::default());
     }
 
     #[test]

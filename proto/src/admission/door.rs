@@ -216,12 +216,15 @@ impl Door {
         Verdict::Wait(Wait { retry, ..self.wait(now, ticket.arrival_ms) })
     }
 
-    /// Somebody who arrived at `arrival_ms` has been given a ticket to wait with.
-    pub fn issued(&mut self, arrival_ms: u64) {
-        let second = arrival_ms / 1_000;
+    /// Somebody who arrived at `arrival_ms` has been given a ticket to wait with. Another node's word
+    /// on the time of arrival counts within the seconds that are reported.
+    pub fn issued(&mut self, now: Time, arrival_ms: u64) {
+        let newest = self.origin_ms(now) / 1_000;
+        let oldest = newest.saturating_sub(limits::ARRIVALS_S as u64 - 1);
+        let second = (arrival_ms / 1_000).clamp(oldest, newest);
         self.own.add(second, 1);
         match self.recent.iter_mut().find(|(at, _)| *at == second) {
-            Some((_, count)) => *count += 1,
+            Some((_, count)) => *count = count.saturating_add(1),
             None => {
                 let at = self.recent.partition_point(|(at, _)| *at < second);
                 self.recent.insert(at, (second, 1));
@@ -232,9 +235,12 @@ impl Door {
         }
     }
 
-    /// What is to be reported, with `free` places for newcomers.
+    /// What is to be reported, with `free` places for newcomers. Once nobody has been given a ticket
+    /// for [`limits::ARRIVALS_S`] seconds there is nothing to report often.
     #[must_use]
-    pub fn totals(&self, free: u32) -> DoorTotals {
+    pub fn totals(&mut self, now: Time, free: u32) -> DoorTotals {
+        let oldest = (self.origin_ms(now) / 1_000).saturating_sub(limits::ARRIVALS_S as u64);
+        self.recent.retain(|(second, _)| *second >= oldest);
         DoorTotals { free, arrivals: self.recent.iter().copied().collect() }
     }
 
@@ -290,7 +296,7 @@ impl Door {
         let least =
             limits::RETRY_LEAST.max(ms(own.saturating_mul(1_000) / share).min(limits::RETRY_MOST));
         let retry = retry.min(limits::RETRY_MOST).max(least + spread);
-        Wait { retry, place: before.saturating_add(1), waiting: waiting.max(before + 1), eta }
+        Wait { retry, place: before.saturating_add(1), waiting: waiting.max(before.saturating_add(1)), eta }
     }
 
     /// The one of two siblings, drawn at random, that has more room; those of the own region first.
@@ -426,11 +432,14 @@ mod tests {
     fn returns_stay_within_their_share() {
         let mut door = door(1_000);
         for _ in 0..100 {
-            door.issued(UNIX_MS);
+            door.issued(Time::ZERO, UNIX_MS);
         }
         let wait = waits(door.newcomer(Time::ZERO, false));
         assert!(wait.retry >= Duration::from_secs(10), "100 of 10 a second: {:?}", wait.retry);
-        assert_eq!(door.totals(3), DoorTotals { free: 3, arrivals: vec![(UNIX_MS / 1_000, 100)] });
+        let arrivals = vec![(UNIX_MS / 1_000, 100)];
+        assert_eq!(door.totals(Time::ZERO, 3), DoorTotals { free: 3, arrivals });
+        let later = Time::ZERO + Duration::from_secs(limits::ARRIVALS_S as u64 + 1);
+        assert_eq!(door.totals(later, 3), DoorTotals { free: 3, arrivals: vec![] });
         assert!(door.is_busy());
         door.told(Time::ZERO, admission(UNIX_MS + 1_000, 7), 0);
         assert!(!door.is_busy(), "all of them have been called");

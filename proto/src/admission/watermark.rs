@@ -17,8 +17,8 @@ pub type DoorReport = DoorLoad;
 #[derive(Debug)]
 pub struct Watermark {
     arrivals: Arrivals,
-    /// Tickets of the last seconds as they were reported: counts still rise.
-    recent: BTreeMap<u64, u64>,
+    /// Who has said that people wait.
+    reporters: BTreeMap<String, Reporter>,
     relays: BTreeMap<String, DoorReport>,
     /// Sums over `relays`: free places, and newcomers a second of those that have any.
     free: u64,
@@ -40,13 +40,39 @@ pub struct Watermark {
     news: bool,
 }
 
+/// One of those who report tickets: a first-level relay with all below it, or the origin itself.
+#[derive(Debug, Default)]
+struct Reporter {
+    /// Tickets of the last seconds: counts still rise.
+    recent: BTreeMap<u64, u64>,
+    /// Of those who have waited since the queue was last empty, the ones that it reported.
+    waited: u64,
+}
+
+impl Reporter {
+    /// What is new in the second `unix_s`, for which `tickets` are reported.
+    fn news(&mut self, unix_s: u64, tickets: u64) -> u64 {
+        let newest = self.recent.last_key_value().map_or(0, |(&newest, _)| newest);
+        if unix_s.saturating_add(2 * limits::ARRIVALS_S as u64) <= newest {
+            return 0;
+        }
+        let known = self.recent.entry(unix_s).or_insert(0);
+        let new = tickets.saturating_sub(*known);
+        *known += new;
+        while self.recent.len() > 2 * limits::ARRIVALS_S {
+            self.recent.pop_first();
+        }
+        new
+    }
+}
+
 impl Watermark {
     /// Nobody waits.
     #[must_use]
     pub fn new(now: Time) -> Self {
         Self {
             arrivals: Arrivals::default(),
-            recent: BTreeMap::new(),
+            reporters: BTreeMap::new(),
             relays: BTreeMap::new(),
             free: 0,
             joins_per_s: 0,
@@ -84,23 +110,22 @@ impl Watermark {
         }
     }
 
-    /// `tickets` in all have been issued to those who arrived within the second `unix_s` of the
-    /// origin's clock; a higher count replaces the former one.
-    pub fn arrived(&mut self, now: Time, unix_s: u64, tickets: u64) {
-        let oldest = self.recent.last_key_value().map_or(0, |(&newest, _)| newest);
-        if unix_s.saturating_add(2 * limits::ARRIVALS_S as u64) <= oldest {
-            return;
+    /// A reporter says that `tickets` in all have been issued to those who arrived within the second
+    /// `unix_s` of the origin's clock; a higher count replaces the former one.
+    pub fn arrived(&mut self, now: Time, reporter: &str, unix_s: u64, tickets: u64) {
+        if !self.reporters.contains_key(reporter) {
+            if self.reporters.len() >= limits::SUM_CHILDREN {
+                return;
+            }
+            self.reporters.insert(reporter.to_owned(), Reporter::default());
         }
-        let known = self.recent.entry(unix_s).or_insert(0);
-        let new = tickets.saturating_sub(*known);
-        *known += new;
-        while self.recent.len() > 2 * limits::ARRIVALS_S {
-            self.recent.pop_first();
-        }
+        let Some(known) = self.reporters.get_mut(reporter) else { return };
+        let new = known.news(unix_s, tickets.min(limits::ARRIVALS_PER_S));
         if new == 0 {
             return;
         }
-        self.arrived += new;
+        known.waited = known.waited.saturating_add(new);
+        self.arrived = self.arrived.saturating_add(new);
         self.news = true;
         if unix_s.saturating_add(1).saturating_mul(1_000) <= self.watermark_ms {
             // The queue has been called beyond them already: they come without a further call.
@@ -112,6 +137,15 @@ impl Watermark {
             self.arrivals.add(unix_s, new);
         }
         self.wake(now);
+    }
+
+    /// A reporter is gone, and those whom it reported with it: whoever of them there is comes to
+    /// another relay with a ticket, and is called with those who arrived when they did.
+    pub fn reporter_left(&mut self, reporter: &str) {
+        let Some(gone) = self.reporters.remove(reporter) else { return };
+        let others = self.reporters.values().map(|other| other.waited);
+        let all = others.fold(gone.waited, u64::saturating_add);
+        self.arrivals.thin(gone.waited, all);
     }
 
     /// Time has come to [`Self::poll_timeout`]: calls who may come, `now_ms` by the origin's clock.
@@ -196,6 +230,7 @@ impl Watermark {
         }
         if self.arrivals.waiting() == 0 {
             self.watermark_ms = self.watermark_ms.max(now_ms);
+            self.reporters.values_mut().for_each(|reporter| reporter.waited = 0);
         }
         if passed > 0.0 {
             let part = 1.0 - (-passed / limits::ADMISSION_RATE_OVER.as_secs_f64()).exp();
@@ -285,7 +320,7 @@ mod tests {
     #[test]
     fn the_queue_is_called_at_the_budgets_rate() {
         let mut tree = Tree::new(10_000, 20);
-        (0..10).for_each(|s| tree.watermark.arrived(tree.now, START_S + s, 100));
+        (0..10).for_each(|s| tree.watermark.arrived(tree.now, "edge-1", START_S + s, 100));
         tree.now = Time::from_millis(10_000);
         tree.pass(10, |called| called);
         assert!((780..=800).contains(&tree.waiting()), "{} wait", tree.waiting());
@@ -306,7 +341,7 @@ mod tests {
     #[test]
     fn nobody_is_called_beyond_the_places() {
         let mut tree = Tree::new(30, 1_000);
-        tree.watermark.arrived(tree.now, START_S, 500);
+        tree.watermark.arrived(tree.now, "edge-1", START_S, 500);
         tree.pass(3, |called| called);
         assert_eq!(tree.waiting(), 470);
         let called = tree.told.last().unwrap().watermark_ms;
@@ -319,7 +354,7 @@ mod tests {
     #[test]
     fn places_of_those_who_do_not_come_are_given_to_the_next() {
         let mut tree = Tree::new(40, 1_000);
-        tree.watermark.arrived(tree.now, START_S, 500);
+        tree.watermark.arrived(tree.now, "edge-1", START_S, 500);
         tree.pass(3, |_| 0);
         assert_eq!((tree.waiting(), tree.watermark.free()), (460, 0), "they are waited for");
         tree.pass(4, |_| 0);
@@ -329,7 +364,7 @@ mod tests {
     #[test]
     fn a_flood_of_those_who_left_does_not_run_ahead_of_those_who_stay() {
         let mut tree = Tree::new(1_000_000, 10);
-        tree.watermark.arrived(tree.now, START_S, 10_000);
+        tree.watermark.arrived(tree.now, "edge-1", START_S, 10_000);
         tree.pass(20, |_| 0);
         let most = 10 * (20 / limits::ALLOWANCE.as_secs() + 1) * limits::ALLOWANCES.as_secs();
         assert!(10_000 - tree.waiting() <= most, "{} were called", 10_000 - tree.waiting());
@@ -338,16 +373,16 @@ mod tests {
     #[test]
     fn what_is_reported_late_has_been_called_already() {
         let mut tree = Tree::new(100, 20);
-        tree.watermark.arrived(tree.now, START_S, 1);
+        tree.watermark.arrived(tree.now, "edge-1", START_S, 1);
         tree.pass(4, |called| called);
         assert_eq!(tree.waiting(), 0);
-        tree.watermark.arrived(tree.now, START_S + 1, 7);
+        tree.watermark.arrived(tree.now, "edge-1", START_S + 1, 7);
         assert_eq!((tree.waiting(), tree.watermark.allowed), (0, 7));
         // The same report again, and one of long ago.
-        tree.watermark.arrived(tree.now, START_S + 1, 7);
+        tree.watermark.arrived(tree.now, "edge-1", START_S + 1, 7);
         assert_eq!(tree.watermark.allowed, 7);
-        tree.watermark.arrived(tree.now, START_S + 100, 1);
-        tree.watermark.arrived(tree.now, START_S + 50, 1_000);
+        tree.watermark.arrived(tree.now, "edge-1", START_S + 100, 1);
+        tree.watermark.arrived(tree.now, "edge-1", START_S + 50, 1_000);
         assert_eq!(tree.watermark.allowed, 7);
         let told = tree.told.len();
         tree.pass(1, |_| 0);
@@ -355,9 +390,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_relay_made_up_goes_with_it() {
+        let mut tree = Tree::new(1_000, 20);
+        tree.watermark.arrived(tree.now, "edge-1", START_S, 30);
+        tree.watermark.arrived(tree.now, "liar", START_S, u64::MAX);
+        assert_eq!(tree.waiting(), 30 + limits::ARRIVALS_PER_S);
+        tree.pass(2, |called| called);
+        tree.watermark.reporter_left("liar");
+        assert!(tree.waiting() <= 31, "{} wait", tree.waiting());
+        tree.pass(5, |called| called);
+        assert_eq!(tree.waiting(), 0, "those who are there have been called");
+    }
+
+    #[test]
     fn a_small_budget_calls_one_by_one_and_a_relay_that_leaves_calls_nobody() {
         let mut tree = Tree::new(100, 1);
-        tree.watermark.arrived(tree.now, START_S, 10);
+        tree.watermark.arrived(tree.now, "edge-1", START_S, 10);
         tree.pass(5, |called| called);
         assert!((4..=6).contains(&tree.waiting()), "{}", tree.waiting());
         tree.watermark.left("edge-1");

@@ -267,6 +267,7 @@ impl OriginControl {
         for id in self.planner.expire(now) {
             let text = format!("the relay {id} has not reported for too long and is left out");
             self.watermark.left(&id);
+            self.watermark.reporter_left(&id);
             self.effects.push_back(ControlEffect::Note { warn: true, text });
             self.sibling_left(now, &id);
         }
@@ -526,6 +527,7 @@ impl OriginControl {
         self.audience.remove(&id);
         self.pass_keys.remove(&id);
         self.watermark.left(&id);
+        self.watermark.reporter_left(&id);
         self.planner.leave(now, &id);
         self.sibling_left(now, &id);
         let text = format!("the relay {id} has left");

@@ -329,7 +329,9 @@ impl RelayControl {
         self.load_sequence += 1;
         self.reported = now;
         let own = self.doors.values().flat_map(|door| door.arrivals.iter().copied());
-        let arrivals = self.sums.arrivals(own).into_iter().collect();
+        let unix_ms = (self.settings.unix_us_at_zero + now.as_micros()) / 1_000;
+        let newest = unix_ms.saturating_add_signed(self.clock.ahead().saturating_neg()) / 1_000 + 1;
+        let arrivals = self.sums.arrivals(own, newest).into_iter().collect();
         let free = self.doors.values().map(|door| door.free).sum();
         let load = Load {
             incarnation: self.settings.info.incarnation,

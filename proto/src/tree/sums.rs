@@ -29,6 +29,8 @@ pub enum SumsError {
 pub struct Sums {
     own: String,
     children: BTreeMap<String, State>,
+    /// No child expires before this: most turns look no further.
+    due: Option<Time>,
 }
 
 #[derive(Clone, Debug)]
@@ -46,7 +48,7 @@ impl Sums {
     /// The sums of relay `own`, or of the origin with [`super::ORIGIN`].
     #[must_use]
     pub fn new(own: impl Into<String>) -> Self {
-        Self { own: own.into(), children: BTreeMap::new() }
+        Self { own: own.into(), children: BTreeMap::new(), due: None }
     }
 
     /// Takes a child's report.
@@ -76,6 +78,7 @@ impl Sums {
             },
             expires: now + limits::REPORT_EXPIRY,
         };
+        self.due = Some(self.due.map_or(state.expires, |due| due.min(state.expires)));
         self.children.insert(child.to_owned(), state);
         Ok(())
     }
@@ -87,13 +90,17 @@ impl Sums {
 
     /// Forgets children that have not reported for [`limits::REPORT_EXPIRY`].
     pub fn expire(&mut self, now: Time) {
+        if self.due.is_none_or(|due| now < due) {
+            return;
+        }
         self.children.retain(|_, state| now < state.expires);
+        self.due = self.children.values().map(|state| state.expires).min();
     }
 
-    /// When the next child expires.
+    /// When [`Self::expire`] is to be called: never later than the next child expires.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<Time> {
-        self.children.values().map(|state| state.expires).min()
+    pub const fn poll_timeout(&self) -> Option<Time> {
+        self.due
     }
 
     /// Listeners below the children; with the node's own it is [`Load::listeners_below`].
@@ -104,14 +111,19 @@ impl Sums {
     }
 
     /// Adds the tickets below the children to `own`, by second of arrival; what is left are the
-    /// newest [`limits::ARRIVALS_S`] seconds.
+    /// newest [`limits::ARRIVALS_S`] seconds that are not after `newest` (the origin's clock), so that
+    /// one child's made-up future does not push out the others' present.
     #[must_use]
-    pub fn arrivals(&self, own: impl IntoIterator<Item = (u64, u64)>) -> BTreeMap<u64, u64> {
+    pub fn arrivals(
+        &self,
+        own: impl IntoIterator<Item = (u64, u64)>,
+        newest: u64,
+    ) -> BTreeMap<u64, u64> {
         let mut sums: BTreeMap<u64, u64> = BTreeMap::new();
         let below = self.children.values().flat_map(|state| state.arrivals.iter().copied());
-        for (second, count) in below.chain(own) {
+        for (second, count) in below.chain(own).filter(|(second, _)| *second <= newest) {
             let sum = sums.entry(second).or_default();
-            *sum = sum.saturating_add(count);
+            *sum = sum.saturating_add(count).min(limits::ARRIVALS_PER_S);
             if sums.len() > limits::ARRIVALS_S {
                 sums.pop_first();
             }
@@ -185,10 +197,13 @@ mod tests {
         sums.handle(Time::ZERO, "d", &elsewhere).unwrap();
         let flood = Load { arrivals: vec![(110, u64::MAX); 1_000], ..load(1, 0, &["a"]) };
         sums.handle(Time::ZERO, "e", &flood).unwrap();
-        let arrivals = sums.arrivals([(109, 5)]);
+        let future = (0..limits::ARRIVALS_S as u64).map(|n| (1_000 + n, 1)).collect();
+        let future = Load { arrivals: future, ..load(1, 0, &["a"]) };
+        sums.handle(Time::ZERO, "f", &future).unwrap();
+        let arrivals = sums.arrivals([(109, 5)], 110);
         assert_eq!(arrivals.len(), limits::ARRIVALS_S);
         assert_eq!((arrivals.get(&100), arrivals[&101], arrivals[&109]), (None, 1, 6));
-        assert_eq!(arrivals[&110], u64::MAX);
+        assert_eq!(arrivals[&110], limits::ARRIVALS_PER_S);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The origin's side of admission: reports in, the watermark out.
 
+use std::collections::BTreeMap;
+
 use super::OriginControl;
-use crate::Time;
 use crate::node::control::ControlEffect;
 use crate::node::messages::ToShard;
 use crate::node::redeem::redeemed;
@@ -9,6 +10,7 @@ use crate::node::view::CapacityView;
 use crate::session::SessionKey;
 use crate::tree::ORIGIN;
 use crate::wire::{Close, DoorLoad, Load};
+use crate::{Time, limits};
 
 impl OriginControl {
     /// The wall clock (milliseconds since 1970).
@@ -25,8 +27,10 @@ impl OriginControl {
         if let Some(door) = load.door {
             self.room_left(now, relay, door.free);
         }
-        if !load.arrivals.is_empty() {
-            self.count_arrivals(now);
+        // Below the first level they are in the primary parent's report.
+        let (most, primary) = (limits::ARRIVALS_S, load.parents.first());
+        if primary.is_some_and(|parent| parent == ORIGIN) {
+            self.count_arrivals(now, relay, load.arrivals.iter().copied().take(most));
         }
     }
 
@@ -37,9 +41,12 @@ impl OriginControl {
             let admitted = self.spent.redeemed();
             self.watermark.relay(ORIGIN, DoorLoad { free, joins_per_s, admitted });
         }
-        if self.doors.values().any(|door| !door.arrivals.is_empty()) {
-            self.count_arrivals(now);
+        let mut arrivals: BTreeMap<u64, u64> = BTreeMap::new();
+        for &(second, tickets) in self.doors.values().flat_map(|door| &door.arrivals) {
+            let sum = arrivals.entry(second).or_default();
+            *sum = sum.saturating_add(tickets);
         }
+        self.count_arrivals(now, ORIGIN, arrivals);
     }
 
     /// Calls who may come, and tells the first level and the own shards.
@@ -88,12 +95,16 @@ impl OriginControl {
         redeemed(&mut self.spent, &mut self.stats, unix_s, ticket)
     }
 
-    fn count_arrivals(&mut self, now: Time) {
-        let own = self.doors.values().flat_map(|door| door.arrivals.iter().copied());
+    fn count_arrivals(
+        &mut self,
+        now: Time,
+        reporter: &str,
+        arrivals: impl IntoIterator<Item = (u64, u64)>,
+    ) {
+        // Nobody arrives in the future, whatever a relay's clock says.
         let newest = self.unix_ms(now) / 1_000 + 1;
-        for (second, tickets) in self.sums.arrivals(own) {
-            // Nobody arrives in the future, whatever a relay's clock says.
-            self.watermark.arrived(now, second.min(newest), tickets);
+        for (second, tickets) in arrivals.into_iter().filter(|(second, _)| *second <= newest) {
+            self.watermark.arrived(now, reporter, second, tickets);
         }
     }
 }

@@ -200,8 +200,8 @@ impl OriginControl {
             ticket.waits = true;
         });
         if !counted && ticket.is_some() {
-            self.entrance.door.issued(arrival_ms);
-            let totals = DoorTotals { free: 0, ..self.entrance.door.totals(0) };
+            self.entrance.door.issued(now, arrival_ms);
+            let totals = DoorTotals { free: 0, ..self.entrance.door.totals(now, 0) };
             self.doors.insert(HTTP_DOOR, totals);
             self.own_door(now);
         }

@@ -349,15 +349,19 @@ pub(super) struct OriginClock {
 }
 
 impl OriginClock {
+    /// How far this node's clock is ahead of the origin's (milliseconds), as far as that is known.
+    pub(super) fn ahead(&self) -> i64 {
+        self.least.into_iter().flatten().min().unwrap_or(0)
+    }
+
     fn sample(&mut self, now: Time, own_ms: u64, origin_ms: u64) -> i64 {
         if now.since(self.turned) >= limits::CLOCK_MEMORY {
             self.least = [None, self.least[0]];
             self.turned = now;
         }
         let ahead = i64::try_from(i128::from(own_ms) - i128::from(origin_ms)).unwrap_or(0);
-        let least = self.least[0].map_or(ahead, |least| least.min(ahead));
-        self.least[0] = Some(least);
-        self.least[1].map_or(least, |former| former.min(least))
+        self.least[0] = Some(self.least[0].map_or(ahead, |least| least.min(ahead)));
+        self.ahead()
     }
 }
 

@@ -151,7 +151,8 @@ impl NodeShard {
         let (listeners, children) = (self.listeners, self.children);
         let joins = std::mem::take(&mut self.joins);
         let shard = self.settings.shard;
-        let door = self.door.totals(self.free());
+        let free = self.free();
+        let door = self.door.totals(now, free);
         self.tell(ToControl::Totals { shard, listeners, children, joins, door });
     }
 
@@ -288,7 +289,7 @@ impl NodeShard {
                     // The origin is to hear of it at once.
                     self.totals_due = self.totals_due.min(now + limits::ADMISSION_EVERY);
                 }
-                self.door.issued(arrival_ms);
+                self.door.issued(now, arrival_ms);
             }
             Some(_) => {}
             None => self.stats.waited_without_ticket += 1,
