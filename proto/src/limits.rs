@@ -667,6 +667,15 @@ pub const PARENT_CONNECT: Duration = Duration::from_secs(5);
 pub const PARENT_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest wait before a parent is tried again.
 pub const PARENT_BACKOFF_MOST: Duration = Duration::from_secs(10);
+/// A parent counts as out of reach after this many attempts in a row that failed.
+pub const PARENT_TRIES: u32 = 3;
+/// A child that says for this long that it does not hear a parent, who is well by its own reports, is
+/// given another one: the path between the two is broken. Longer than a node may stand still.
+pub const BLAME_AFTER: Duration = Duration::from_secs(5);
+/// And it is not given the same one again for this long.
+pub const SHUN_FOR: Duration = Duration::from_secs(60);
+/// Parents that one relay is kept from at once.
+pub const SHUNNED: usize = 4;
 /// A link that was up for this long ends the back-off.
 pub const PARENT_STABLE: Duration = Duration::from_secs(5);
 

@@ -265,6 +265,15 @@ impl Attach {
         self.parents().filter(up).map(|link| link.relay.to_owned()).collect()
     }
 
+    /// Parents by plan that could not be reached in [`limits::PARENT_TRIES`] attempts.
+    pub fn unreached(&self) -> impl Iterator<Item = &str> {
+        let parents = self.parents().filter(|link| {
+            let down = !matches!(link.state, LinkState::Up { .. });
+            down && !link.former && link.failures >= limits::PARENT_TRIES
+        });
+        parents.map(|link| link.relay)
+    }
+
     /// Brings the links in step with the plan.
     fn align(&mut self, now: Time) {
         let wanted = std::mem::take(&mut self.wanted);

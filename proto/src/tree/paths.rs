@@ -116,7 +116,8 @@ fn candidates(
     let mut ranked = Vec::new();
     for level in levels.start.max(1)..levels.end {
         for &index in table.open(level) {
-            if index == child || kept.contains(&index) || !table.reached(index) {
+            let shunned = table.node(child).shuns(index);
+            if index == child || shunned || kept.contains(&index) || !table.reached(index) {
                 continue;
             }
             let node = table.node(index);

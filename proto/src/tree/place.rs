@@ -48,6 +48,41 @@ impl Planner {
         }
     }
 
+    /// A relay that has long not heard a parent who is well by its own reports is given another one. A
+    /// parent who is well to nobody leaves by its expiry instead.
+    pub(super) fn unreached(&mut self, now: Time, index: Index) {
+        let node = self.table.node(index);
+        let silent: Vec<Index> =
+            node.load.silent.iter().filter_map(|id| self.table.find(id)).collect();
+        let silent: Vec<Index> =
+            silent.into_iter().filter(|parent| node.parents.contains(parent)).collect();
+        let node = self.table.node_mut(index);
+        node.shunned.retain(|(_, until)| now < *until);
+        node.blamed.retain(|(parent, _)| silent.contains(parent));
+        for &parent in &silent {
+            if node.blamed.iter().all(|(blamed, _)| *blamed != parent) {
+                node.blamed.push((parent, now));
+            }
+        }
+        let long = node.blamed.iter().filter(|(_, since)| now >= *since + limits::BLAME_AFTER);
+        let long: Vec<Index> = long.map(|(parent, _)| *parent).collect();
+        for parent in long {
+            let other = self.table.node(parent);
+            if now.since(other.reported) > 3 * limits::LOAD_EVERY {
+                continue;
+            }
+            let name = other.info.id.clone();
+            let node = self.table.node_mut(index);
+            node.blamed.retain(|(blamed, _)| *blamed != parent);
+            if node.shunned.len() >= limits::SHUNNED {
+                node.shunned.remove(0);
+            }
+            node.shunned.push((parent, now + limits::SHUN_FOR));
+            self.table.wanting.insert(index);
+            self.due.insert(index, Cause::Unreached(name));
+        }
+    }
+
     /// Exchanges a parent for one that the relay itself measured to be much nearer, if that does
     /// not bring its paths closer together.
     pub(super) fn nearer(&mut self, now: Time, index: Index) {
@@ -85,6 +120,7 @@ impl Planner {
             .iter()
             .filter_map(|(id, micros)| Some((*micros, self.table.find(id)?)))
             .filter(|(_, to)| ![index, from, other].contains(to) && open.contains(to))
+            .filter(|(_, to)| !self.table.node(index).shuns(*to))
             .min()?;
         let worth = is_us.saturating_mul(limits::NEARER_TIMES) <= *was_us
             && is_us.saturating_add(limits::NEARER_BY_US) <= *was_us;
@@ -213,10 +249,11 @@ fn settling(table: &Table, now: Time, index: Index) -> bool {
         && node.parents.iter().any(|&p| table.node(p).level + 1 != node.level)
 }
 
-/// A relay's parents that do not drain.
+/// A relay's parents that do not drain, and that it reaches.
 fn well_parents(table: &Table, index: Index) -> Vec<Index> {
-    let parents = table.node(index).parents.iter().copied();
-    parents.filter(|&p| !table.node(p).draining).collect()
+    let node = table.node(index);
+    let parents = node.parents.iter().copied();
+    parents.filter(|&p| !table.node(p).draining && !node.shuns(p)).collect()
 }
 
 /// The highest place in the tree below two relays with room, else below one.

@@ -226,6 +226,7 @@ impl Planner {
             return self.drain(now, id).then_some(()).ok_or(PlanError::Unknown { id: cut(id) });
         }
         self.table.refresh(index);
+        self.unreached(now, index);
         self.nearer(now, index);
         self.settle(now);
         Ok(())

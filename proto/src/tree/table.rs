@@ -29,6 +29,10 @@ pub(super) struct Node {
     /// When it counts as gone unless it reports.
     pub(super) expires: Time,
     pub(super) why: String,
+    /// Parents that it says it does not hear, and since when; at most PARENTS.
+    pub(super) blamed: Vec<(Index, Time)>,
+    /// Relays that it is not given as parents, and until when; at most SHUNNED.
+    pub(super) shunned: Vec<(Index, Time)>,
     /// The level and the parents that it was last told.
     pub(super) told: Option<(u8, Vec<Parent>)>,
 }
@@ -47,6 +51,8 @@ impl Node {
             reported: now,
             expires: now + limits::REPORT_EXPIRY,
             why: String::new(),
+            blamed: Vec::new(),
+            shunned: Vec::new(),
             told: None,
         }
     }
@@ -63,6 +69,11 @@ impl Node {
     /// Sessions that it may still take.
     pub(super) fn free(&self) -> u32 {
         self.info.capacity.saturating_sub(self.sessions())
+    }
+
+    /// Whether it is kept from this parent.
+    pub(super) fn shuns(&self, parent: Index) -> bool {
+        self.shunned.iter().any(|(shunned, _)| *shunned == parent)
     }
 
     /// Whether it has anyone to be fed by.
@@ -160,7 +171,9 @@ impl Table {
             .expect("an index is held only while its relay is in the table");
         let children: Vec<Index> = node.children.iter().copied().collect();
         for &child in &children {
-            self.node_mut(child).parents.retain(|&p| p != index);
+            let child_node = self.node_mut(child);
+            child_node.parents.retain(|&p| p != index);
+            child_node.blamed.retain(|(p, _)| *p != index);
             self.refresh(child);
         }
         self.by_id.remove(&node.info.id);

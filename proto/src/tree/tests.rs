@@ -227,6 +227,55 @@ fn bad_facts_are_refused_by_name() {
     assert_eq!(unknown.to_string(), "relay `x` is not in the tree");
 }
 
+/// A second passes: everyone reports, `c` says that it does not hear `silent`.
+fn second(planner: &mut Planner, at: u64, ids: &[&str], silent: &[&str]) {
+    for id in ids {
+        let silent = if *id == "c" { silent } else { &[] };
+        let silent = silent.iter().map(|&id| id.to_owned()).collect();
+        let load = Load { incarnation: 1, sequence: at, silent, ..Load::default() };
+        planner.load(MS(at * 1_000), id, &load).unwrap();
+    }
+    planner.expire(MS(at * 1_000));
+}
+
+#[test]
+fn a_child_that_does_not_reach_a_parent_who_is_well_gets_another() {
+    let mut planner = planner(3);
+    let all = ["a", "b", "x", "c", "d"];
+    let mut told = join_all(&mut planner, &all.map(|id| (id, None)));
+    let former: Vec<String> = told.parents("c").into_iter().map(str::to_owned).collect();
+    for at in 1..=5 {
+        second(&mut planner, at, &all, &[&former[0]]);
+        assert!(told.drain(&mut planner).is_empty(), "it may be a short interruption");
+    }
+    second(&mut planner, 6, &all, &[&former[0]]);
+    assert_eq!(told.drain(&mut planner), ["c"], "nobody else moves");
+    let parents = told.parents("c");
+    assert!(parents.contains(&former[1].as_str()) && !parents.contains(&former[0].as_str()));
+    assert!(told.0["c"].why.contains("not reached"), "{}", told.0["c"].why);
+    // The path is whole again: it keeps what it has.
+    for at in 7..=80 {
+        second(&mut planner, at, &all, &[]);
+        assert!(told.drain(&mut planner).is_empty());
+    }
+}
+
+#[test]
+fn a_child_that_blames_everybody_moves_no_more_than_there_are_relays() {
+    let mut planner = planner(2);
+    let all = ["a", "b", "c"];
+    let mut told = join_all(&mut planner, &all.map(|id| (id, None)));
+    let mut moves = 0;
+    for at in 1..=50 {
+        let parents: Vec<String> = told.parents("c").into_iter().map(str::to_owned).collect();
+        let silent: Vec<&str> = parents.iter().map(String::as_str).collect();
+        second(&mut planner, at, &all, &silent);
+        moves += told.drain(&mut planner).len();
+    }
+    assert!(moves <= 2, "{moves} moves");
+    assert_eq!(told.parents("c").len(), 2, "parents that are not heard are better than none");
+}
+
 #[test]
 fn a_silent_relay_expires_but_not_after_the_planners_own_sleep() {
     let mut planner = planner(2);

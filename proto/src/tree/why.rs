@@ -17,6 +17,8 @@ pub(super) enum Cause {
     ParentLeft(String),
     /// This parent of it drains.
     ParentDrains(String),
+    /// It does not reach this parent, who is well otherwise.
+    Unreached(String),
     /// Room appeared for a parent that it wants for.
     Room,
     /// Two relays stand right above its pinned level while the tree starts.
@@ -38,6 +40,7 @@ pub(super) fn sentence(table: &Table, index: Index, cause: &Cause, apart: Apart)
         Cause::OriginFull => "joined; the operator wants level 1, which is full".to_owned(),
         Cause::ParentLeft(id) => format!("parent `{id}` left"),
         Cause::ParentDrains(id) => format!("parent `{id}` drains"),
+        Cause::Unreached(id) => format!("parent `{id}` is well and not reached from here"),
         Cause::Room => "a relay above has room".to_owned(),
         Cause::RightAbove => "two relays stand on the level right above".to_owned(),
         Cause::Nearer { was_us, is_us } => {

@@ -173,10 +173,12 @@ impl RelayControl {
         }
     }
 
-    /// The names of the parents that bring nothing and do not answer.
+    /// The names of the parents that bring nothing and do not answer, and of those that cannot be
+    /// reached at all.
     pub(super) fn silent_parents(&self, now: Time) -> Vec<String> {
         let silent = self.silent_feeds(now).into_iter();
-        silent.filter_map(|link| Some(self.links.get(&link)?.relay().to_owned())).collect()
+        let silent = silent.filter_map(|link| Some(self.links.get(&link)?.relay().to_owned()));
+        silent.chain(self.attach.unreached().map(str::to_owned)).take(limits::PARENTS).collect()
     }
 
     /// Feeding links on which no room that is up has heard anything.
