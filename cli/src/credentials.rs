@@ -7,6 +7,7 @@ use clap::Args;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use stentor_client::session::Trust;
 use stentor_origin::mint::{Request, mint};
+use stentor_proto::limits;
 use stentor_proto::token::Signer;
 use stentor_proto::wire::Role;
 use stentor_relay::config::ConfigError;
@@ -65,13 +66,20 @@ impl Credentials {
         identity: &str,
         name: Option<&str>,
     ) -> Result<Option<String>, Error> {
+        if room.len() > limits::NAME_BYTES {
+            let problem = format!("the room's name is longer than {} bytes", limits::NAME_BYTES);
+            return Err(Error::Usage(problem));
+        }
         if let Some(file) = &self.token_file {
             let token = std::fs::read_to_string(file)
                 .map_err(|error| configuration("--token-file", file, error.to_string()))?;
-            return Ok(Some(token.trim().to_owned()));
+            return within_limit("--token-file", token.trim()).map(Some);
         }
-        if let Ok(token) = std::env::var(TOKEN) {
-            return Ok(Some(token.trim().to_owned()));
+        match std::env::var(TOKEN) {
+            Ok(token) if !token.trim().is_empty() => {
+                return within_limit(TOKEN, token.trim()).map(Some);
+            }
+            _ => {}
         }
         let Some(dev) = &self.dev else { return Ok(None) };
         let request = Request {
@@ -83,6 +91,15 @@ impl Credentials {
         };
         sign(open_dev(dev)?.signer(), &request).map(Some)
     }
+}
+
+/// A token that any node would read; the text itself is not shown.
+fn within_limit(place: &str, token: &str) -> Result<String, Error> {
+    if token.len() > limits::TOKEN_BYTES {
+        let most = limits::TOKEN_BYTES;
+        return Err(Error::Usage(format!("{place}: no token is longer than {most} bytes")));
+    }
+    Ok(token.to_owned())
 }
 
 /// Signs a token at this moment.

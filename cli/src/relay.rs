@@ -64,10 +64,19 @@ async fn drain(args: &DrainArgs) -> Result<(), Error> {
     let meter = Meter::start();
     let until = tokio::time::Instant::now() + Duration::from_secs(args.seconds);
     while tokio::time::Instant::now() < until {
-        // It has ended when nobody answers any more.
-        let Ok((_, body)) = ask(args.admin, "GET", "/topology").await else {
-            meter.say(&format!("the relay at {} has ended", args.admin));
-            return Ok(());
+        let body = match ask(args.admin, "GET", "/topology").await {
+            Ok((_, body)) => body,
+            // It has ended when nobody is there any more. A relay that answers late, or a path that is
+            // cut, is no reason to switch it off.
+            Err(_) if is_gone(args.admin).await => {
+                meter.say(&format!("the relay at {} has ended", args.admin));
+                return Ok(());
+            }
+            Err(error) => {
+                meter.show(format!("draining: {error}"));
+                tokio::time::sleep(EVERY).await;
+                continue;
+            }
         };
         let view: Value = serde_json::from_slice(&body).unwrap_or_default();
         let left = |what: &str| view[what].as_u64().unwrap_or_default();
@@ -76,6 +85,19 @@ async fn drain(args: &DrainArgs) -> Result<(), Error> {
         tokio::time::sleep(EVERY).await;
     }
     Err(Error::Runtime(format!("the relay has not ended within {} s", args.seconds)))
+}
+
+/// Whether nothing listens at an admin address: the machine itself says so, and says so twice.
+async fn is_gone(admin: SocketAddr) -> bool {
+    for _ in 0..2 {
+        let connecting = tokio::net::TcpStream::connect(admin);
+        let Ok(Err(error)) = tokio::time::timeout(WITHIN, connecting).await else { return false };
+        if error.kind() != std::io::ErrorKind::ConnectionRefused {
+            return false;
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+    true
 }
 
 /// One request to an admin listener: status and body.

@@ -145,6 +145,14 @@ impl Events {
             None => Ok(()),
         }
     }
+
+    /// Writes what is buffered: a full disk is an error, not a file that ends early.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn finish(mut self) -> std::io::Result<()> {
+        self.out.take().map_or(Ok(()), |mut out| out.flush())
+    }
 }
 
 fn kernel() -> String {

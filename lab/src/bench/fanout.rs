@@ -110,6 +110,7 @@ pub fn run(options: &FanoutOptions, say: &mut dyn FnMut(&str)) -> Result<Report>
         }
     }
     rig.choir.finish()?;
+    events.finish().context("the file of events")?;
     Ok(report)
 }
 

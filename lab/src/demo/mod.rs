@@ -130,7 +130,9 @@ pub fn run(options: &DemoOptions, watcher: &mut dyn Watcher) -> Result<Outcome> 
     drop(show.house);
     let court = Arc::into_inner(show.court).context("the court is this thread's alone by now")?;
     let files = court.finish();
-    figures::outcome(options, report, &tree, &memories, &files, &mut events)
+    let outcome = figures::outcome(options, report, &tree, &memories, &files, &mut events)?;
+    events.finish().context("the file of events")?;
+    Ok(outcome)
 }
 
 /// Whether such a demo can be shown.

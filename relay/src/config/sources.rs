@@ -24,6 +24,11 @@ const OF_OTHERS: &[&str] = &[
     "keys",
     "verify",
     "tree",
+    "api",
+    "store",
+    "http",
+    "http_writes_per_s",
+    "stage_listen",
 ];
 
 /// A text that is never shown: `Debug` and serialization give stars.
