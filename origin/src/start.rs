@@ -15,6 +15,7 @@
 //!    second signal cuts that short. Then everything is dropped, in the
 //!    reverse order.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -23,7 +24,7 @@ use stentor_proto::node::{NodeControl, OriginControl, OriginSettings, RoomSetup,
 use stentor_proto::room::Profile;
 use stentor_proto::token::{ANY_ROOM, Signer, encode_public};
 use stentor_proto::tree::PlannerSettings;
-use stentor_proto::wire::Role;
+use stentor_proto::wire::{RevokedEntry, Role};
 use stentor_proto::{Time, limits};
 use stentor_relay::clock::Clock;
 use stentor_relay::exit::Error;
@@ -121,8 +122,12 @@ fn restore(control: &mut OriginControl, now: Time, kept: &Kept) {
             tracing::error!(room = room.settings.name, error, "a room cannot be brought back");
         }
     }
+    let mut revoked: BTreeMap<&str, Vec<RevokedEntry>> = BTreeMap::new();
     for (room, entry) in &kept.revoked {
-        if let Err(error) = control.restore_revoked(room, [entry.clone()]) {
+        revoked.entry(room).or_default().push(entry.clone());
+    }
+    for (room, entries) in revoked {
+        if let Err(error) = control.restore_revoked(room, entries) {
             tracing::error!(room, %error, "a ban cannot be brought back");
         }
     }

@@ -6,6 +6,8 @@
 
 mod schema;
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -158,6 +160,7 @@ impl Store {
     /// When it cannot be used.
     pub fn open(path: &Path, now_unix_s: u64) -> Result<(Self, Kept), StoreError> {
         let failed = |error: rusqlite::Error| file_error(path, &error);
+        make_private(path)?;
         let mut file = Connection::open(path).map_err(failed)?;
         let modes = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
         file.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
@@ -189,6 +192,16 @@ impl Store {
     }
 }
 
+/// Makes the file, if there is none, for its owner alone: it holds webhooks' secrets and who is banned.
+/// SQLite gives its journal the same mode.
+fn make_private(path: &Path) -> Result<(), StoreError> {
+    let made = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    made.map(drop).map_err(|error| StoreError::File {
+        path: path.to_owned(),
+        problem: error.to_string(),
+    })
+}
+
 /// Copies a store into another file while it is in use (SQLite's online backup).
 ///
 /// # Errors
@@ -197,6 +210,7 @@ pub fn backup(from: &Path, to: &Path) -> Result<(), StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let source = Connection::open_with_flags(from, flags).map_err(|e| file_error(from, &e))?;
     let failed = |error: rusqlite::Error| file_error(to, &error);
+    make_private(to)?;
     let mut copy = Connection::open(to).map_err(failed)?;
     let backup = Backup::new(&source, &mut copy).map_err(failed)?;
     backup.run_to_completion(256, Duration::from_millis(10), None).map_err(failed)

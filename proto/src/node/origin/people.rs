@@ -210,9 +210,10 @@ impl OriginControl {
     ) -> Result<(), RoomError> {
         match self.room_id(room) {
             Ok(id) => {
-                for entry in entries {
-                    self.revoke(id, entry)?;
-                }
+                // One message to the shards for all, for a full list of entries is as long.
+                let all = entries.into_iter().try_for_each(|entry| self.keep_revoked_entry(id, entry));
+                self.push_revoked(id);
+                all?;
             }
             // It comes into being on first use, and finds them.
             Err(_) if self.absent.len() < limits::ABSENT_ROOMS => {
@@ -456,12 +457,17 @@ impl OriginControl {
     }
 
     fn revoke(&mut self, id: u32, entry: RevokedEntry) -> Result<(), RoomError> {
-        let Some(room) = self.rooms.get_mut(&id) else { return Ok(()) };
-        if !Arc::make_mut(&mut room.people.revoked).add(entry) {
-            return Err(RoomError::BansFull);
-        }
+        self.keep_revoked_entry(id, entry)?;
         self.push_revoked(id);
         Ok(())
+    }
+
+    fn keep_revoked_entry(&mut self, id: u32, entry: RevokedEntry) -> Result<(), RoomError> {
+        let Some(room) = self.rooms.get_mut(&id) else { return Ok(()) };
+        match Arc::make_mut(&mut room.people.revoked).add(entry) {
+            true => Ok(()),
+            false => Err(RoomError::BansFull),
+        }
     }
 
     fn push_revoked(&mut self, id: u32) {
