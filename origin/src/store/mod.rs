@@ -196,10 +196,8 @@ impl Store {
 /// SQLite gives its journal the same mode.
 fn make_private(path: &Path) -> Result<(), StoreError> {
     let made = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    made.map(drop).map_err(|error| StoreError::File {
-        path: path.to_owned(),
-        problem: error.to_string(),
-    })
+    made.map(drop)
+        .map_err(|error| StoreError::File { path: path.to_owned(), problem: error.to_string() })
 }
 
 /// Copies a store into another file while it is in use (SQLite's online backup).

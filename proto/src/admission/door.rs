@@ -296,7 +296,12 @@ impl Door {
         let least =
             limits::RETRY_LEAST.max(ms(own.saturating_mul(1_000) / share).min(limits::RETRY_MOST));
         let retry = retry.min(limits::RETRY_MOST).max(least + spread);
-        Wait { retry, place: before.saturating_add(1), waiting: waiting.max(before.saturating_add(1)), eta }
+        Wait {
+            retry,
+            place: before.saturating_add(1),
+            waiting: waiting.max(before.saturating_add(1)),
+            eta,
+        }
     }
 
     /// The one of two siblings, drawn at random, that has more room; those of the own region first.

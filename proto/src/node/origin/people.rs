@@ -211,7 +211,8 @@ impl OriginControl {
         match self.room_id(room) {
             Ok(id) => {
                 // One message to the shards for all, for a full list of entries is as long.
-                let all = entries.into_iter().try_for_each(|entry| self.keep_revoked_entry(id, entry));
+                let all =
+                    entries.into_iter().try_for_each(|entry| self.keep_revoked_entry(id, entry));
                 self.push_revoked(id);
                 all?;
             }
