@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use stentor_proto::listen::HomeId;
-use stentor_proto::wire::{Close, Hello, ServerMessage};
+use stentor_proto::wire::{ClientMessage, Close, Hello, ServerMessage};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::session::{Connector, DatagramSender, Incoming, Link, SessionError};
 
+/// Control messages that wait for a session to take them; further ones are dropped.
+const OUTBOX: usize = 8;
 /// What sessions bring that wait to be looked at; a session that brings more waits itself.
 const EVENTS: usize = 256;
 
@@ -36,6 +38,7 @@ pub(crate) struct Homes {
 
 struct Home {
     datagrams: Option<DatagramSender>,
+    outbox: mpsc::Sender<ClientMessage>,
     task: JoinHandle<()>,
 }
 
@@ -48,19 +51,21 @@ impl Homes {
     /// Reads a session that is open already.
     pub(crate) fn adopt(&mut self, home: HomeId, link: Link) {
         let datagrams = Some(link.datagrams());
-        let task = tokio::spawn(read(home, link, self.sender.clone()));
-        self.open.insert(home, Home { datagrams, task });
+        let (outbox, said) = mpsc::channel(OUTBOX);
+        let task = tokio::spawn(read(home, link, said, self.sender.clone()));
+        self.open.insert(home, Home { datagrams, outbox, task });
     }
 
     /// Opens a session and reads it.
     pub(crate) fn connect(&mut self, home: HomeId, address: String, hello: Hello) {
         let (connector, sender) = (self.connector.clone(), self.sender.clone());
+        let (outbox, said) = mpsc::channel(OUTBOX);
         let task = tokio::spawn(async move {
             let event = match connector.dial(&address, hello).await {
                 Ok(link) => {
                     let up = HomeEvent::Up(link.datagrams());
                     if sender.send((home, up)).await.is_ok() {
-                        read(home, link, sender).await;
+                        read(home, link, said, sender).await;
                     }
                     return;
                 }
@@ -69,7 +74,7 @@ impl Homes {
             // Whoever would be told has left.
             let _ = sender.send((home, event)).await;
         });
-        self.open.insert(home, Home { datagrams: None, task });
+        self.open.insert(home, Home { datagrams: None, outbox, task });
     }
 
     /// The next event of a session that has not been left.
@@ -102,6 +107,13 @@ impl Homes {
         }
     }
 
+    /// Says something on a session's control stream; dropped where the session takes nothing.
+    pub(crate) fn say(&self, home: HomeId, message: ClientMessage) {
+        if let Some(entry) = self.open.get(&home) {
+            let _ = entry.outbox.try_send(message);
+        }
+    }
+
     /// Leaves a session, or gives its opening up.
     pub(crate) fn leave(&mut self, home: HomeId) {
         if let Some(entry) = self.open.remove(&home) {
@@ -129,9 +141,23 @@ impl Drop for Homes {
     }
 }
 
-async fn read(home: HomeId, mut link: Link, sender: mpsc::Sender<(HomeId, HomeEvent)>) {
+/// Passes on what a session brings, and says what there is to say.
+async fn read(
+    home: HomeId,
+    mut link: Link,
+    mut said: mpsc::Receiver<ClientMessage>,
+    sender: mpsc::Sender<(HomeId, HomeEvent)>,
+) {
     loop {
-        let (event, last) = match link.next().await {
+        let next = tokio::select! {
+            next = link.next() => next,
+            // Where it is closed the session has been left, and this task is ended.
+            Some(message) = said.recv() => match link.say(&message).await {
+                Ok(()) => continue,
+                Err(error) => Err(error),
+            },
+        };
+        let (event, last) = match next {
             Ok(Incoming::Datagram(bytes)) => (HomeEvent::Datagram(bytes), false),
             Ok(Incoming::Message(message)) => (HomeEvent::Message(message), false),
             Err(error) => (HomeEvent::Down(error), true),

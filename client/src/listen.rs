@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use stentor_proto::listen::{self as proto, HomeId, Listen, ListenAction, MoveCause, QueuePlace};
+use stentor_proto::listen::{
+    self as proto, HomeId, Listen, ListenAction, MoveCause, Played, QueuePlace,
+};
 use stentor_proto::receive::ReceptionStats;
 use stentor_proto::wire::{CloseCode, Framing, Record, RoomState, ServerMessage, TickKey, frames};
 use stentor_proto::{Time, limits};
@@ -230,6 +232,7 @@ impl Listener {
                     let at = due.into_std();
                     let mut block: Block = [0.0; BLOCK];
                     self.mixer.pull(self.time(at), &mut block);
+                    self.played();
                     ear.block(at, &block).map_err(ListenError::Output)?;
                 }
                 () = tokio::time::sleep_until(count_at.into()), if self.queue.is_some() => {
@@ -252,6 +255,14 @@ impl Listener {
             delay: self.mixer.delay(),
             ..self.stats
         }
+    }
+
+    /// What is told of what is played; a listener that does not decode plays nothing, and is silent
+    /// about it.
+    fn played(&mut self) {
+        let MixerStats { late, concealed_ms, .. } = self.mixer.stats();
+        let played = Played { late, concealed_ms, delay: self.mixer.delay() };
+        self.listen.set_played(self.time(Instant::now()), played);
     }
 
     /// Tells the place in the queue again, the time that has passed taken off.
@@ -320,6 +331,7 @@ impl Listener {
                 ListenAction::SendDatagram { home, bytes } => {
                     self.homes.send_datagram(home, bytes);
                 }
+                ListenAction::Say { home, message } => self.homes.say(home, *message),
                 ListenAction::Leave { home } => self.homes.leave(home),
                 ListenAction::Moved { address, cause } => {
                     ear.moved(&address, cause);

@@ -280,7 +280,8 @@ impl Link {
         }
     }
 
-    async fn say(&mut self, message: &ClientMessage) -> Result<(), SessionError> {
+    /// Says something on the control stream.
+    pub(crate) async fn say(&mut self, message: &ClientMessage) -> Result<(), SessionError> {
         let bytes = encode_control(message);
         self.send.write_all(&bytes).await.map_err(|error| match error {
             quinn::WriteError::ConnectionLost(lost) => refused(&self.address, lost),

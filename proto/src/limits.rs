@@ -196,6 +196,12 @@ pub const HANDS_EVERY: Duration = Duration::from_millis(250);
 pub const HAND_APART: Duration = Duration::from_millis(500);
 /// A listener reports what it hears this often at most.
 pub const REPORT_APART: Duration = Duration::from_secs(2);
+/// A listener reports what it hears so often, [`REPORT_SPREAD`] more or less by chance.
+pub const REPORT_EVERY: Duration = Duration::from_secs(5);
+/// See [`REPORT_EVERY`]: a million listeners make 200,000 reports in each second, evenly.
+pub const REPORT_SPREAD: Duration = Duration::from_secs(1);
+/// "I hear a glitch" is counted over this time and half of it more, at least.
+pub const GLITCHES_OVER: Duration = Duration::from_secs(30);
 /// Buckets of what listeners hear.
 pub const HEARD_BUCKETS: usize = 6;
 /// Upper bounds of the buckets of loss and concealment (per mille); the last bucket has none.
@@ -245,6 +251,8 @@ const _: () = assert!(
     REVOKED_PER_PAGE * (6 * NAME_BYTES + REVOKED_ENTRY_BYTES) + 6 * NAME_BYTES + 256
         <= CONTROL_BYTES
 );
+const _: () =
+    assert!(REPORT_EVERY.as_millis() >= (REPORT_APART.as_millis() + REPORT_SPREAD.as_millis()));
 const _: () = assert!(ROOM_SUM_EXPIRY.as_secs() > (ROOMS / LOAD_ROOMS) as u64);
 
 // --- Delivery --------------------------------------------------------------------------------
@@ -574,6 +582,10 @@ pub const WEBHOOK_TRIES: u32 = 11;
 pub const WEBHOOK_PAUSE: Duration = Duration::from_secs(1);
 /// A webhook answers by then.
 pub const WEBHOOK_TIME: Duration = Duration::from_secs(10);
+/// Rooms whose audience a node's metrics show: those with the most listeners.
+pub const METRIC_ROOMS: usize = 16;
+/// Regions of one room that metrics and statistics name; the others are one.
+pub const STATS_REGIONS: usize = 32;
 /// Relays that a host's statistics name: those with the most trouble.
 pub const STATS_RELAYS: usize = 64;
 /// Rooms in one answer.

@@ -49,6 +49,8 @@ pub struct AdminState {
     no_parent: AtomicBool,
     full: AtomicBool,
     topology: ArcSwap<serde_json::Value>,
+    /// A part of `/metrics`.
+    audience: ArcSwap<String>,
     drain: Notify,
 }
 
@@ -62,6 +64,7 @@ impl Default for AdminState {
             no_parent: AtomicBool::new(false),
             full: AtomicBool::new(false),
             topology: ArcSwap::from_pointee(serde_json::json!({})),
+            audience: ArcSwap::from_pointee(String::new()),
             drain: Notify::new(),
         }
     }
@@ -96,6 +99,11 @@ impl AdminState {
     /// What `/topology` answers.
     pub fn set_topology(&self, topology: serde_json::Value) {
         self.topology.store(Arc::new(topology));
+    }
+
+    /// What `/metrics` says of the rooms' audiences.
+    pub fn set_audience(&self, text: String) {
+        self.audience.store(Arc::new(text));
     }
 
     /// Why new sessions should go elsewhere; empty when the node is ready.
@@ -170,10 +178,10 @@ async fn connection(stream: TcpStream, router: Router) {
 }
 
 fn router(state: Arc<AdminState>, metrics: PrometheusHandle) -> Router {
-    let render = move || async move {
+    let render = move |State(state): State<Arc<AdminState>>| async move {
         metrics.run_upkeep();
         let kind = "text/plain; version=0.0.4; charset=utf-8";
-        ([(header::CONTENT_TYPE, kind)], metrics.render())
+        ([(header::CONTENT_TYPE, kind)], metrics.render() + state.audience.load().as_str())
     };
     Router::new()
         .route("/livez", get(|| async { "alive\n" }))

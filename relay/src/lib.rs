@@ -7,6 +7,7 @@
 //! [`admin`], [`observe`], [`metrics`], [`logging`] and [`tls`]; [`exit`] ends it. [`web`] holds the page.
 
 pub mod admin;
+pub mod audience;
 pub mod cli;
 pub mod clock;
 pub mod command;

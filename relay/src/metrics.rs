@@ -87,6 +87,19 @@ metrics_group! {
     CAPACITY_ARRIVALS = Gauge "stentor_capacity_arrivals_per_second" Count [];
     /// How long the free places last at the present rate of arrivals; +Inf while nobody comes.
     CAPACITY_SECONDS = Gauge "stentor_capacity_seconds_until_full" Seconds [];
+    /// At the origin, of the 16 rooms with the most listeners: listeners in the whole tree by region, and
+    /// by state: all of them, those who report what they hear (reporting), of them those who hear
+    /// well (well).
+    AUDIENCE = Gauge "stentor_audience_listeners" Count ["room", "region", "state"];
+    /// The same by relay, of the 64 relays with the most trouble, and after them the largest.
+    AUDIENCE_RELAYS = Gauge "stentor_audience_relay_listeners" Count ["room", "region", "relay", "state"];
+    /// "I hear a glitch", of the last 30 to 60 s, by region.
+    AUDIENCE_GLITCHES = Gauge "stentor_audience_glitches" Count ["room", "region"];
+    /// The same by relay.
+    AUDIENCE_RELAY_GLITCHES = Gauge "stentor_audience_relay_glitches" Count ["room", "region", "relay"];
+    /// What listeners hear: how many are in each bucket of lost, late and concealed (per mille) and of
+    /// delay (milliseconds), by the bucket's upper bound.
+    AUDIENCE_HEARD = Gauge "stentor_audience_heard" Count ["room", "figure", "most"];
     /// Rooms that the node carries at present.
     ROOMS = Gauge "stentor_rooms" Count [];
     /// Parents that are connected.

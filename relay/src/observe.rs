@@ -10,6 +10,7 @@ use stentor_proto::fanout::Variant;
 use stentor_proto::node::{CapacityView, Closes, ControlStats, ShardStats};
 
 use crate::admin::AdminState;
+use crate::audience;
 use crate::fanout::ShardReport;
 use crate::metrics::{self, Metric, Published};
 use crate::node::RunningNode;
@@ -94,6 +95,7 @@ impl Observer {
             topology[name] = value;
         }
         self.admin.set_topology(topology);
+        self.admin.set_audience(audience::render(&view.audience));
     }
 
     fn publish(&mut self, sums: &Sums, control: &ControlReportStats) {

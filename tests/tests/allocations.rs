@@ -195,6 +195,7 @@ fn count(listeners: usize, ticks: u64) -> (u64, u64) {
                 sockets: 2,
                 at_once: 16,
                 rehomes: false,
+                reports: false,
             };
             let mut crowd = Crowd::new(plan).unwrap();
             crowd.grow(listeners, Duration::from_secs(60)).unwrap();

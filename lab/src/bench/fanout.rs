@@ -183,6 +183,7 @@ fn crowd(bed: &Bed, relay: usize, room: &str, acks: Acks, tokens: Vec<String>) -
         sockets: SOCKETS,
         at_once: 32,
         rehomes: false,
+        reports: false,
     })
 }
 

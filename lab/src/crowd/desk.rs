@@ -116,6 +116,13 @@ impl Desk {
                         self.driver.send_datagram(now, home.conn, bytes);
                     }
                 }
+                ListenAction::Say { home, message } => {
+                    let member = self.members[ix].as_ref()?;
+                    if let Some(home) = member.homes.iter().find(|entry| entry.id == home) {
+                        // A session that cannot take it is closed, and counted then.
+                        let _ = self.driver.send_control(home.conn, encode_control(&*message));
+                    }
+                }
                 ListenAction::Leave { home } => {
                     let member = self.members[ix].as_ref()?;
                     let conn = member.homes.iter().find(|e| e.id == home).map(|e| e.conn);

@@ -16,11 +16,11 @@ use anyhow::{Result, bail};
 use hdrhistogram::Histogram;
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use stentor_client::patience::{PATIENCE, patient};
-use stentor_proto::Time;
-use stentor_proto::listen::ListenSettings;
+use stentor_proto::listen::{ListenSettings, Played};
 use stentor_proto::wire::{
     ALPN, Close, CloseCode, FEATURES, Framing, Hello, Role, Secret, ServerMessage, VERSION,
 };
+use stentor_proto::{Time, limits};
 use stentor_relay::quic::config::{SharedKeys, TransportSettings, client_config_over, client_tls};
 use stentor_relay::quic::sys::{BindOptions, bind};
 use stentor_relay::quic::{CloseReason, ConnId, Driver, DriverSettings, Event};
@@ -57,6 +57,9 @@ pub struct CrowdPlan {
     /// Whether a listener whose relay fails goes to another one, as `stentor listen` does; a listener
     /// that does not is lost with its session.
     pub rehomes: bool,
+    /// Whether they report what they hear, as `stentor listen` does. Who does not decode knows only of
+    /// what was lost.
+    pub reports: bool,
 }
 
 /// How a listener's client acknowledges.
@@ -248,7 +251,11 @@ impl Crowd {
             };
             self.opened += 1;
             self.under_way += 1;
-            let member = Member::new(now, self.time_at(now), settings);
+            let mut member = Member::new(now, self.time_at(now), settings);
+            if self.plan.reports {
+                let played = Played { delay: limits::PLAYOUT, ..Played::default() };
+                member.listen.set_played(self.time_at(now), played);
+            }
             let ix = self.desks[at].seat(member);
             self.act(at, now, ix);
         }

@@ -334,6 +334,7 @@ fn stand(
         sockets: numbers.len().div_ceil(PER_SOCKET).min(16),
         at_once: AT_ONCE,
         rehomes: true,
+        reports: true,
     })?;
     crowd.compare_copies();
     crowd.grow(numbers.len(), JOIN_WITHIN)?;

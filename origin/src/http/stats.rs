@@ -1,7 +1,5 @@
 //! Live statistics of a room: its audience by relay and region, and what it hears.
 
-use std::collections::BTreeMap;
-
 use axum::extract::State;
 use serde::Serialize;
 use stentor_proto::authority::Action;
@@ -24,7 +22,7 @@ pub(super) struct Stats {
     /// Of them, in percent, those who hear well; absent where nobody reports.
     #[serde(skip_serializing_if = "Option::is_none")]
     well_percent: Option<f64>,
-    /// "I hear a glitch" within the last second.
+    /// "I hear a glitch" within the last 30 to 60 seconds.
     glitches: u32,
     /// Listeners by what they lost.
     lost_permille: Vec<Bucket>,
@@ -34,7 +32,7 @@ pub(super) struct Stats {
     concealed_permille: Vec<Bucket>,
     /// Listeners by how far behind they are.
     delay_ms: Vec<Bucket>,
-    /// By region.
+    /// By region, the one with the most listeners first: at most 32, and one more, `*`, for the others.
     regions: Vec<Part>,
     /// The relays with the most listeners who do not hear well, and then the largest: at most 64.
     relays: Vec<Part>,
@@ -53,57 +51,55 @@ pub(super) struct Bucket {
 /// A part of the audience.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub(super) struct Part {
-    /// The relay's or the region's name.
+    /// The relay's or the region's name; empty for relays that name no region.
     name: String,
+    /// A relay's region.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    region: String,
     /// Listeners there.
     listeners: u32,
     /// Of them, those who report.
     reporting: u32,
     /// Of them, those who hear well.
     well: u32,
+    /// "I hear a glitch" within the last 30 to 60 seconds.
+    glitches: u32,
 }
 
-impl Part {
-    fn trouble(&self) -> u32 {
-        self.reporting - self.well
+impl From<Audience> for Part {
+    fn from(audience: Audience) -> Self {
+        let Audience { relay, region, listeners, reporting, well, glitches } = audience;
+        let (name, region) = match relay.is_empty() {
+            true => (region, String::new()),
+            false => (relay, region),
+        };
+        Self { name, region, listeners, reporting, well, glitches }
     }
 }
 
 impl Stats {
-    pub(super) fn of(tally: &Tally, parts: &[Audience]) -> Self {
-        let Experience { reporting, well, glitches, lost, late, concealed, delay } =
-            tally.experience;
+    pub(super) fn of(tally: &Tally, parts: Vec<Audience>) -> Self {
+        let Experience { reporting, well, lost, late, concealed, delay, .. } = tally.experience;
         let permille = |counts| buckets(&limits::HEARD_PERMILLE, counts);
-        let mut regions = BTreeMap::<&str, Part>::new();
-        for part in parts {
-            let sum = regions.entry(&part.region).or_default();
-            sum.name.clone_from(&part.region);
-            sum.listeners = sum.listeners.saturating_add(part.listeners);
-            sum.reporting = sum.reporting.saturating_add(part.reporting);
-            sum.well = sum.well.saturating_add(part.well);
-        }
-        let part = |part: &Audience| Part {
-            name: part.relay.clone(),
-            listeners: part.listeners,
-            reporting: part.reporting,
-            well: part.well,
-        };
-        let mut relays: Vec<Part> = parts.iter().map(part).collect();
-        relays.sort_by_key(|part| std::cmp::Reverse((part.trouble(), part.listeners)));
-        relays.truncate(limits::STATS_RELAYS);
+        let part = |parts: Vec<Audience>| parts.into_iter().map(Part::from).collect();
+        let glitches = parts.iter().map(|part| part.glitches);
         Self {
             listeners: tally.listeners,
             reporting,
-            well_percent: (reporting > 0).then(|| f64::from(well) * 100.0 / f64::from(reporting)),
-            glitches,
+            well_percent: percent(well, reporting),
+            glitches: glitches.fold(0, u32::saturating_add),
             lost_permille: permille(lost),
             late_permille: permille(late),
             concealed_permille: permille(concealed),
             delay_ms: buckets(&limits::HEARD_DELAY_MS, delay),
-            regions: regions.into_values().collect(),
-            relays,
+            regions: part(Audience::by_region(&parts)),
+            relays: part(Audience::worst(parts)),
         }
     }
+}
+
+fn percent(part: u32, whole: u32) -> Option<f64> {
+    (whole > 0).then(|| f64::from(part) * 100.0 / f64::from(whole))
 }
 
 fn buckets(bounds: &[u32], counts: [u32; limits::HEARD_BUCKETS]) -> Vec<Bucket> {
@@ -128,7 +124,7 @@ pub(super) async fn stats(
 pub(super) async fn of(api: &Api, room: String) -> Result<Stats, Problem> {
     let asked = api.parts().commands.ask(move |origin, _| {
         let (tally, parts) = origin.audience(&room)?;
-        Ok::<_, RoomError>(Stats::of(&tally, &parts))
+        Ok::<_, RoomError>(Stats::of(&tally, parts))
     });
     Ok(asked.await??)
 }

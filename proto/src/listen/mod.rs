@@ -10,6 +10,7 @@
 
 mod moving;
 mod queue;
+mod report;
 mod silence;
 
 use std::collections::VecDeque;
@@ -20,12 +21,14 @@ use bytes::Bytes;
 use self::moving::Moving;
 pub use self::queue::QueuePlace;
 use self::queue::{Queue, refuses_ticket};
+pub use self::report::Played;
+use self::report::Reporter;
 use self::silence::Silence;
 use crate::random::Random;
 use crate::receive::{FeedIx, Reception, ReceptionStats};
 use crate::wire::{
-    Alternate, Close, CloseCode, Framing, Hello, Record, Secret, ServerMessage, Side, Subscribed,
-    Welcome, probe_bytes,
+    Alternate, ClientMessage, Close, CloseCode, Framing, Hello, Record, Secret, ServerMessage,
+    Side, Subscribed, Welcome, probe_bytes,
 };
 use crate::{Time, limits};
 
@@ -80,6 +83,13 @@ pub enum ListenAction {
         /// The datagram, its framing's prefix included.
         bytes: Bytes,
     },
+    /// Say something on a session's control stream.
+    Say {
+        /// On which session.
+        home: HomeId,
+        /// What.
+        message: Box<ClientMessage>,
+    },
     /// Close a session, or give its opening up. No answer follows.
     Leave {
         /// Which.
@@ -119,6 +129,8 @@ pub struct ListenStats {
     pub waited: u64,
     /// Times that a relay named another one that has room.
     pub redirected: u64,
+    /// Reports of what is heard.
+    pub reports: u64,
 }
 
 struct Home {
@@ -155,6 +167,8 @@ pub struct Listen {
     pass: Option<Secret>,
     queue: Queue,
     moving: Option<Moving>,
+    /// Set once the client says what it plays.
+    reporter: Option<Reporter>,
     ended: bool,
     actions: VecDeque<ListenAction>,
     random: Random,
@@ -202,6 +216,7 @@ impl Listen {
             alternates: Vec::new(),
             queue,
             moving: None,
+            reporter: None,
             ended: false,
             actions: VecDeque::new(),
             stats: ListenStats::default(),
@@ -213,6 +228,20 @@ impl Listen {
         self.playout = playout;
         if let Some(reception) = &mut self.reception {
             reception.set_playout(playout);
+        }
+    }
+
+    /// Says what the client plays. From the first call on the listener reports what it hears.
+    pub fn set_played(&mut self, now: Time, played: Played) {
+        let random = &mut self.random;
+        let reporter = self.reporter.get_or_insert_with(|| Reporter::new(now, random));
+        reporter.set_played(played);
+    }
+
+    /// The person says "I hear a glitch"; the next report tells.
+    pub const fn glitch(&mut self) {
+        if let Some(reporter) = &mut self.reporter {
+            reporter.glitch();
         }
     }
 
@@ -318,7 +347,8 @@ impl Listen {
         // An attempt that plays already takes over as soon as the former session is silent.
         let ready = self.attempts().any(|home| home.feed.is_some());
         let silent = Some(self.silence.silent_at()).filter(|&at| ready && at > self.awake);
-        let attempts = attempts.chain(starved).chain(silent);
+        let report = self.reporter.as_ref().filter(|_| self.current.is_some()).map(Reporter::due);
+        let attempts = attempts.chain(starved).chain(silent).chain(report);
         repair.into_iter().chain(silence).chain(attempts).chain(moving).min()
     }
 
@@ -439,6 +469,7 @@ impl Listen {
         self.watch(now);
         self.switch(now);
         self.try_next(now);
+        self.report(now);
         if !self.settings.repair {
             return;
         }
@@ -447,6 +478,17 @@ impl Listen {
             if let Some(home) = self.homes.iter().find(|home| home.feed == Some(feed)) {
                 self.actions.push_back(ListenAction::SendDatagram { home: home.id, bytes });
             }
+        }
+    }
+
+    /// Reports what is heard when it is time, to the node that serves the listener.
+    fn report(&mut self, now: Time) {
+        let (Some(home), Some(reporter)) = (self.current, &mut self.reporter) else { return };
+        let heard = self.reception.as_ref().map(Reception::stats).unwrap_or_default();
+        if let Some(report) = reporter.poll(now, &mut self.random, &heard) {
+            self.stats.reports += 1;
+            let message = Box::new(ClientMessage::Report(report));
+            self.actions.push_back(ListenAction::Say { home, message });
         }
     }
 

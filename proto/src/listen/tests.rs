@@ -423,3 +423,27 @@ fn a_listener_that_moves_does_not_queue_while_other_relays_may_take_it() {
     scene.say(1, waits(9, 20_000, "t"));
     assert_eq!(scene.attempt().map(|(home, address, _)| (home, address)), Some((2, "b".into())));
 }
+
+#[test]
+fn a_listener_that_plays_reports_to_the_relay_that_serves_it() {
+    let mut scene = Scene::inside();
+    let reports = |scene: &mut Scene| {
+        let said = |action| match action {
+            ListenAction::Say { home, message } => Some((home, *message)),
+            _ => None,
+        };
+        scene.actions().into_iter().filter_map(said).collect::<Vec<_>>()
+    };
+    scene.ticks(0, 11, 400);
+    assert_eq!(reports(&mut scene), [], "who plays nothing says nothing");
+    let played = Played { late: 1, concealed_ms: 20, delay: Duration::from_millis(80) };
+    scene.listen.set_played(scene.now, played);
+    scene.listen.glitch();
+    scene.ticks(0, 401, 700);
+    let said = reports(&mut scene);
+    let [(home, ClientMessage::Report(report))] = said.as_slice() else { panic!("{said:?}") };
+    assert_eq!((*home, scene.listen.stats().reports), (HomeId(0), 1));
+    assert!((600..=700).contains(&report.ticks), "all until here: {report:?}");
+    assert_eq!((report.lost, report.late, report.glitches), (0, 1, 1));
+    assert_eq!((report.concealed_ms, report.delay_ms), (20, 80));
+}

@@ -23,7 +23,7 @@ pub use control::{ControlEffect, LinkId, NodeControl};
 pub use messages::{Asker, Tick, ToControl, ToShard};
 pub use origin::{
     Act, Answer, Asking, Audience, News, NewsKind, OriginControl, OriginSettings, Participants,
-    RoomCard, RoomError, RoomInfo, RoomSetup,
+    RoomAudience, RoomCard, RoomError, RoomInfo, RoomSetup,
 };
 pub use relay::{RelayControl, RelaySettings};
 pub use shard::{Fanout, NodeShard, ShardEffect, ShardSettings};

@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 pub use self::api::{RoomCard, RoomError, RoomInfo};
-pub use self::audience::Audience;
+use self::audience::Said;
+pub use self::audience::{Audience, RoomAudience};
 use self::entrance::Entrance;
 pub use self::entrance::{Answer, Asking};
 pub use self::people::{Act, News, NewsKind, Participants};
@@ -97,7 +98,7 @@ pub struct OriginControl {
     sums: Sums,
     room_sums: RoomSums,
     /// By relay and room: the relay's own listeners.
-    audience: BTreeMap<String, BTreeMap<u32, (Time, Audience)>>,
+    audience: BTreeMap<String, BTreeMap<u32, Said>>,
     /// When the documents' counts are next brought up to date.
     counts_due: Time,
     news: VecDeque<News>,
@@ -337,6 +338,7 @@ impl OriginControl {
             rooms: self.rooms.values().map(OriginRoom::view).collect(),
             relays: self.relay_views(),
             capacity: self.capacity(listeners),
+            audience: self.audiences(),
             why: String::new(),
         }
     }

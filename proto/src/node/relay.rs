@@ -279,6 +279,7 @@ impl RelayControl {
             rooms: self.rooms.iter().filter_map(|(name, room)| room.view(name)).collect(),
             relays: Vec::new(),
             capacity: self.capacity(),
+            audience: Vec::new(),
             why: self.attach.why().to_owned(),
         }
     }

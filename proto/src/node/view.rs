@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::origin::RoomAudience;
+
 /// What a node looks like from outside, for the operator.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct NodeView {
@@ -28,6 +30,9 @@ pub struct NodeView {
     pub relays: Vec<RelayView>,
     /// What there is room for: on this node, or at the origin in the whole tree.
     pub capacity: CapacityView,
+    /// Who listens and what they hear, at the origin: for `/metrics`.
+    #[serde(skip)]
+    pub audience: Vec<RoomAudience>,
     /// Why the relay stands where it stands.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub why: String,

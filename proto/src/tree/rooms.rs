@@ -13,6 +13,8 @@ pub struct RoomSums {
     own: String,
     shards: BTreeMap<u16, BTreeMap<u32, Tally>>,
     children: BTreeMap<String, BTreeMap<u32, (Time, Tally)>>,
+    /// Times that a glitch was heard on this node, by room; of rooms that are here.
+    glitches: BTreeMap<u32, u32>,
     /// The last room that a report spoke of.
     cursor: u32,
 }
@@ -21,12 +23,31 @@ impl RoomSums {
     /// The sums of relay `own`, or of the origin with [`super::ORIGIN`].
     #[must_use]
     pub fn new(own: impl Into<String>) -> Self {
-        Self { own: own.into(), shards: BTreeMap::new(), children: BTreeMap::new(), cursor: 0 }
+        Self {
+            own: own.into(),
+            shards: BTreeMap::new(),
+            children: BTreeMap::new(),
+            glitches: BTreeMap::new(),
+            cursor: 0,
+        }
     }
 
     /// What a shard carries; it replaces what the shard said before.
     pub fn shard(&mut self, shard: u16, tallies: Vec<(u32, Tally)>) {
-        self.shards.insert(shard, tallies.into_iter().take(limits::ROOMS).collect());
+        let tallies: BTreeMap<u32, Tally> = tallies.into_iter().take(limits::ROOMS).collect();
+        for (&room, tally) in &tallies {
+            let sum = self.glitches.entry(room).or_default();
+            *sum = sum.saturating_add(tally.experience.glitches);
+        }
+        self.shards.insert(shard, tallies);
+        let here = |room: &u32| self.shards.values().any(|tallies| tallies.contains_key(room));
+        self.glitches.retain(|room, _| here(room));
+    }
+
+    /// Times that "I hear a glitch" was said on this node, since it has had the room.
+    #[must_use]
+    pub fn glitches(&self, room: u32) -> u32 {
+        self.glitches.get(&room).copied().unwrap_or(0)
     }
 
     /// Takes a child's report, clipped to what its listeners can have done. The caller has checked
@@ -93,7 +114,8 @@ impl RoomSums {
         let sum = |room| {
             let (own, below) = (self.own(room), self.total(room));
             let (reporting, well) = (own.experience.reporting, own.experience.well);
-            RoomSum { room, listeners: own.listeners, reporting, well, below }
+            let glitches = self.glitches(room);
+            RoomSum { room, listeners: own.listeners, reporting, well, glitches, below }
         };
         turn.into_iter().map(sum).collect()
     }

@@ -276,6 +276,9 @@ pub struct RoomSum {
     /// Of them, those who hear well.
     #[serde(default)]
     pub well: u32,
+    /// Times that they said "I hear a glitch", since the relay began with the room.
+    #[serde(default)]
+    pub glitches: u32,
     /// The relay and everything below it through primary parents.
     pub below: Tally,
 }

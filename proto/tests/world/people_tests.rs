@@ -290,6 +290,21 @@ fn one_client_counts_for_no_more_than_one() {
     assert_eq!(closed(&world, 5), None);
 }
 
+#[test]
+fn glitches_are_counted_where_they_are_heard() {
+    let mut world = hall(Setup::default());
+    world.step(2_000);
+    for _ in 0..3 {
+        let report = Report { ticks: 100, glitches: 7, ..Report::default() };
+        world.say(5, &ClientMessage::Report(report));
+        world.step(2_500);
+    }
+    let parts = world.ask(|origin, _| origin.audience("hall").unwrap().1);
+    let heard: Vec<u32> = parts.iter().map(|part| part.glitches).filter(|&n| n > 0).collect();
+    assert_eq!(heard, [3], "one of each report, at the listener's own relay: {parts:?}");
+    assert!(parts.iter().all(|part| part.glitches == 0 || part.listeners > 0), "{parts:?}");
+}
+
 /// Messages that the origin reads in a second from a tree with so many listeners, who all report
 /// and react, and what it knows of them.
 fn cost(listeners: usize) -> (f64, u64, OriginSums) {

@@ -42,6 +42,7 @@ impl Bystanders {
             sockets: 1,
             at_once: LISTENERS,
             rehomes: false,
+            reports: false,
         })?;
         crowd.grow(LISTENERS, Duration::from_secs(60))?;
         crowd.listen(Duration::from_secs(1))?;

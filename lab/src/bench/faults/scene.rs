@@ -173,6 +173,7 @@ impl Stand {
             sockets: if place.apart { place.listeners } else { 8.min(place.listeners) },
             at_once: 64,
             rehomes: place.rehomes,
+            reports: false,
         };
         let (order, joined) = (Arc::new(AtomicU8::new(LISTEN)), Arc::new(AtomicBool::new(false)));
         let (orders, inside) = (order.clone(), joined.clone());

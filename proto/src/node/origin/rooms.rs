@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::api::RoomCard;
+use super::audience::Glitches;
 use super::people::{NewsKind, OriginPeople};
 use super::{ControlEffect, OriginControl, RoomSetup};
 use crate::node::messages::ToShard;
@@ -22,6 +23,8 @@ pub(super) struct OriginRoom {
     pub(super) told: u64,
     pub(super) card: RoomCard,
     pub(super) people: OriginPeople,
+    /// Heard on the origin itself.
+    pub(super) glitches: Glitches,
     /// It is in the configuration or was made by name, and stays.
     stays: bool,
     /// Shards with sessions in it.
@@ -81,6 +84,7 @@ impl OriginControl {
             card: RoomCard::default(),
             people: OriginPeople::new(self.settings.unix_us_at_zero + now.as_micros())
                 .resume(self.absent.remove(&setup.name).unwrap_or_default()),
+            glitches: Glitches::default(),
             stays,
             busy: BTreeSet::new(),
             left: now,
