@@ -15,6 +15,8 @@ use stentor_relay::tls::DevDir;
 const ORIGIN: &str = env!("CARGO_BIN_EXE_stentor-origin");
 /// Times that the program is killed.
 const ROUNDS: u32 = 10;
+/// When the room is to begin (seconds since 1970): 2100.
+const LATER: u64 = 4_102_444_800;
 
 struct Origin(Child, SocketAddr);
 
@@ -92,12 +94,17 @@ fn a_ban_that_was_answered_survives_a_kill_at_any_moment() {
     for round in 0..ROUNDS {
         let origin = Origin::start(dir.path());
         if round == 0 {
-            let room = json!({"name": "hall", "title": "Hall", "public": true});
+            let room = json!({"name": "hall", "title": "Hall", "public": true, "starts_at": LATER});
             assert_eq!(origin.call("POST", "/v1/rooms", &key, &room).unwrap().0, 201);
         }
         let people = origin.call("GET", "/v1/rooms/hall/participants", &key, &Value::Null);
         let (status, people) = people.unwrap();
         assert_eq!(status, 200, "the room itself is there again: {people}");
+        let room = &people["room"];
+        assert_eq!(
+            (&room["state"], &room["starts_at"], &room["public"], &room["title"]),
+            (&json!("scheduled"), &json!(LATER), &json!(true), &json!("Hall"))
+        );
         let banned: Vec<&str> = people["bans"]
             .as_array()
             .unwrap()
@@ -142,10 +149,27 @@ fn a_running_store_can_be_copied() {
         let output = output.unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    let (code, text) = backup(&["--dev=d", "backup", "copy.db"]);
+    // While it is written to: what was answered before is in the copy.
+    let ban = |n: u32| {
+        let order = json!({"action": "ban", "identity": format!("p-{n}")});
+        origin.call("POST", "/v1/rooms/hall/actions", &key, &order).unwrap().0
+    };
+    let before = (0..8).filter(|&n| ban(n) == 200).count();
+    assert!(before > 0);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (during, (code, text)) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let going = |_: &u32| !done.load(std::sync::atomic::Ordering::Relaxed);
+            (100..).take_while(going).filter(|&n| ban(n) == 200).count()
+        });
+        let copied = backup(&["--dev=d", "backup", "copy.db"]);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        (writer.join().unwrap(), copied)
+    });
     assert_eq!(code, Some(0), "{text}");
     let kept = stentor_origin::store::Store::open(&dir.path().join("copy.db"), 0).unwrap().1;
     assert_eq!(kept.rooms[0].settings.name, "hall");
+    assert!((before..=before + during).contains(&kept.revoked.len()), "{}", kept.revoked.len());
     let (code, text) = backup(&["--dev=none", "backup", "copy.db"]);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("none/store.db"), "{text}");

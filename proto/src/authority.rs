@@ -87,8 +87,10 @@ actions! {
     JoinPublicRoom = "join_public_room",
     /// Come in as a listener of a private room.
     JoinRoom = "join_room",
-    /// Raise one's hand, react, report what one hears (on a session).
+    /// Raise one's hand (on a listener's session).
     RaiseHand = "raise_hand",
+    /// React, and report what one hears (on a session).
+    React = "react",
     /// Come on stage when invited.
     AcceptInvitation = "accept_invitation",
     /// Send frames in one's own slot.
@@ -152,7 +154,7 @@ pub const fn allows(actor: Actor, action: Action) -> bool {
     match action {
         ListRooms | ReadPublicRoom | JoinPublicRoom => true,
         ReadRoom | JoinRoom => !matches!(actor, Anonymous),
-        RaiseHand => matches!(actor, Anonymous | Listener | Speaker | CoHost),
+        RaiseHand | React => !matches!(actor, ApiKey),
         AcceptInvitation => matches!(actor, Listener | Speaker | CoHost),
         Speak | MuteSelf => matches!(actor, Speaker | CoHost | Host),
         CreateRoom | End | MakeCoHost | MintCoHost | MintHost | Webhooks => matches!(actor, Host | ApiKey),

@@ -6,11 +6,15 @@
 
 mod actions;
 mod auth;
+#[cfg(test)]
+mod authority_tests;
 mod events;
 mod join;
 mod json;
 mod middleware;
 mod openapi;
+#[cfg(test)]
+mod outside_tests;
 mod problem;
 mod replay;
 #[allow(unused_qualifications, reason = "the macro names types of the same module")]

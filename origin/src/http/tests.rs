@@ -18,7 +18,7 @@ use super::*;
 
 pub(super) struct Bench {
     pub(super) api: Api,
-    router: Router,
+    pub(super) router: Router,
     pub(super) signer: Signer,
     pub(super) dir: tempfile::TempDir,
 }
@@ -286,8 +286,34 @@ async fn the_page_and_the_description_are_served() {
     assert!(described.body["paths"]["/v1/rooms/{room}/join"]["post"].is_object());
 }
 
+#[tokio::test]
+async fn every_call_that_is_described_is_there() {
+    let bench = Bench::new();
+    let described = bench.get("/v1/openapi.json", None).await.body;
+    let paths = described["paths"].as_object().unwrap();
+    let mut calls = 0;
+    for (path, methods) in paths {
+        let real = path.replace("{room}", "none").replace("{id}", "none");
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            let is_described = methods.get(method.to_lowercase()).is_some();
+            let answer = bench.call(method.parse().unwrap(), &real, None, Some(json!({}))).await;
+            let code = answer.body["code"].as_str().unwrap_or_default();
+            assert_ne!(code, "no_such_call", "{method} {path}");
+            assert_eq!(code != "no_such_method", is_described, "{method} {path}: {code}");
+            calls += usize::from(is_described);
+            for (status, says) in
+                methods[method.to_lowercase()]["responses"].as_object().into_iter().flatten()
+            {
+                let named = says["description"].is_string() || says["content"].is_object();
+                assert!(named, "{method} {path} {status} says nothing");
+            }
+        }
+    }
+    assert_eq!((paths.len(), calls), (13, 17), "a call is missing from this test's count");
+}
+
 /// Puts somebody on stage, as a shard would say it.
-async fn on_stage(bench: &Bench, room: &str, identity: &str, role: Role, n: u32) {
+pub(super) async fn on_stage(bench: &Bench, room: &str, identity: &str, role: Role, n: u32) {
     use stentor_proto::fanout::SessionIx;
     use stentor_proto::node::ToControl;
     use stentor_proto::session::SessionKey;
