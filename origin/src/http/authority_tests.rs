@@ -10,7 +10,7 @@ use tower::ServiceExt as _;
 
 use super::tests::{Bench, on_stage};
 
-/// What is done on a session; `tests/tests/bad_input/authority.rs` tries it over QUIC.
+/// What is done on a session, and no call.
 const ON_A_SESSION: [Action; 4] =
     [Action::RaiseHand, Action::React, Action::Speak, Action::MuteSelf];
 
