@@ -8,6 +8,7 @@
 //!                          └──────────────────────────────────────────┘
 //! ```
 
+mod alike;
 mod moving;
 mod queue;
 mod report;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use self::alike::Own;
 use self::moving::Moving;
 pub use self::queue::QueuePlace;
 use self::queue::{Queue, refuses_ticket};
@@ -133,6 +135,7 @@ pub struct ListenStats {
     pub reports: u64,
 }
 
+#[derive(Clone)]
 struct Home {
     id: HomeId,
     address: String,
@@ -143,12 +146,15 @@ struct Home {
     probed: bool,
     /// The newest tick that it spoke of.
     newest: u32,
+    /// Datagrams that overtook the welcome.
+    early: Vec<Bytes>,
 }
 
 /// A listener's sessions and its reception.
 ///
 /// Drive it so: `handle_*` with what came and [`Self::datagram`] with datagrams; after each, drain
 /// [`Self::poll_action`]; [`Self::handle_timeout`] at [`Self::poll_timeout`].
+#[derive(Clone)]
 pub struct Listen {
     settings: ListenSettings,
     /// The one that serves the listener, then those that are tried: one and two at most.
@@ -279,14 +285,26 @@ impl Listen {
         now: Time,
         home: HomeId,
         bytes: Bytes,
-        pass: impl FnMut(Record, bool),
+        mut pass: impl FnMut(Record, bool),
     ) {
         let Some(at) = self.homes.iter().position(|h| h.id == home) else { return };
         let (Some(feed), Some(reception)) = (self.homes[at].feed, self.reception.as_mut()) else {
+            // The welcome goes another way and may be sent again: a replay is not lost to that.
+            if self.homes[at].early.len() < limits::EARLY_DATAGRAMS {
+                self.homes[at].early.push(bytes);
+            }
             return;
         };
-        let Some(newest) = reception.feed_datagram(now, feed, bytes, pass) else { return };
-        self.homes[at].newest = self.homes[at].newest.max(newest);
+        let mut heard = false;
+        for bytes in std::mem::take(&mut self.homes[at].early).into_iter().chain([bytes]) {
+            if let Some(newest) = reception.feed_datagram(now, feed, bytes, &mut pass) {
+                self.homes[at].newest = self.homes[at].newest.max(newest);
+                heard = true;
+            }
+        }
+        if !heard {
+            return;
+        }
         if self.current == Some(home) {
             self.heard(now);
         }
@@ -437,9 +455,7 @@ impl Listen {
 
     /// Takes a list of alternates, unless it is longer than allowed or holds names that are.
     fn told(&mut self, alternates: Vec<Alternate>) {
-        let fits = |s: &str| !s.is_empty() && s.len() <= limits::NAME_BYTES;
-        let sound = |a: &Alternate| fits(&a.relay) && fits(&a.address);
-        if alternates.len() <= limits::SIBLINGS && alternates.iter().all(sound) {
+        if sound(&alternates) {
             self.alternates = alternates;
         }
     }
@@ -544,6 +560,13 @@ impl Listen {
     fn attempts(&self) -> impl Iterator<Item = &Home> {
         self.homes.iter().filter(|home| Some(home.id) != self.current)
     }
+}
+
+/// Whether a list of alternates is within the limits.
+fn sound(alternates: &[Alternate]) -> bool {
+    let fits = |s: &str| !s.is_empty() && s.len() <= limits::NAME_BYTES;
+    let sound = |a: &Alternate| fits(&a.relay) && fits(&a.address);
+    alternates.len() <= limits::SIBLINGS && alternates.iter().all(sound)
 }
 
 /// Whether a close ends the listening, and not only the session: the listener is at fault, or the

@@ -7,6 +7,7 @@ use crate::wire::{Close, CloseCode};
 use crate::{Time, limits};
 
 /// A listener that looks for a relay.
+#[derive(Clone)]
 pub(super) struct Moving {
     /// Why; `None` for the first join.
     pub(super) cause: Option<MoveCause>,
@@ -68,7 +69,8 @@ impl Listen {
     pub(super) fn add_home(&mut self, now: Time, address: String) -> HomeId {
         let id = HomeId(self.next_home);
         self.next_home += 1;
-        self.homes.push(Home { id, address, opened: now, feed: None, probed: false, newest: 0 });
+        let (feed, probed, newest, early) = (None, false, 0, Vec::new());
+        self.homes.push(Home { id, address, opened: now, feed, probed, newest, early });
         id
     }
 

@@ -43,6 +43,11 @@ impl Silence {
         self.heard = now;
     }
 
+    /// Takes over the gaps that a path has shown to another one who shares it.
+    pub(super) fn share_path(&mut self, other: &Self) {
+        (self.gaps, self.turned) = (other.gaps, other.turned);
+    }
+
     /// When the session becomes silent.
     pub(super) fn silent_at(&self) -> Time {
         self.heard + self.threshold()

@@ -447,3 +447,68 @@ fn a_listener_that_plays_reports_to_the_relay_that_serves_it() {
     assert_eq!((report.lost, report.late, report.glitches), (0, 1, 1));
     assert_eq!((report.concealed_ms, report.delay_ms), (20, 80));
 }
+
+#[test]
+fn a_replay_that_overtakes_the_welcome_is_not_lost() {
+    let mut scene = Scene::inside();
+    scene.pass(400);
+    let moves = scene.connects();
+    assert_eq!(moves.len(), 2, "{moves:?}");
+    let (home, _) = moves[0].clone();
+    for number in 11..=limits::EARLY_DATAGRAMS as u32 + 10 {
+        scene.tick(home.0, number, true);
+    }
+    assert_eq!(scene.got.last(), Some(&10), "nobody has let the listener in yet");
+    scene.say(home.0, welcome(&["b", "c"]));
+    scene.tick(home.0, limits::EARLY_DATAGRAMS as u32 + 11, false);
+    let all: Vec<u32> = (1..=limits::EARLY_DATAGRAMS as u32 + 11).collect();
+    assert_eq!(scene.got, all);
+    assert_eq!(scene.listen.current(), Some(home));
+}
+
+#[test]
+fn a_twin_goes_on_with_what_is_its_own() {
+    let mut one = Scene::inside();
+    let mut other = Scene::inside();
+    assert!(one.listen.is_calm());
+    let mut own = other.listen.own();
+    let named = |name: &str| Alternate {
+        relay: name.to_owned(),
+        address: name.to_owned(),
+        certificate_hashes: Vec::new(),
+    };
+    assert!(own.handle_message(&ServerMessage::Alternates { alternates: vec![named("z")] }));
+    let moved = ServerMessage::Move { alternates: Vec::new(), reason: String::new() };
+    assert!(!own.handle_message(&moved), "its machine has to see this");
+    one.ticks(0, 11, 20);
+    assert_eq!(one.listen.doubts_at(), one.now + Duration::from_millis(100));
+    let settings = ListenSettings {
+        hello: hello(),
+        entries: vec!["entry".into()],
+        framing: Framing::Quic,
+        repair: true,
+        seed: 0,
+    };
+    other.listen = one.listen.twin(settings, own);
+    other.now = one.now;
+    assert_eq!((other.listen.newest(), other.listen.reception()), (20, one.listen.reception()));
+    // Its relay dies: it goes to the alternate that only it was told of, with what both have heard.
+    other.pass(200);
+    let connect = other.actions().into_iter().find_map(|action| match action {
+        ListenAction::Connect { address, hello, .. } => Some((address, hello.last)),
+        _ => None,
+    });
+    assert_eq!(connect, Some(("z".to_owned(), Some((1, 20)))));
+    assert_eq!(one.connects(), [], "the other one is asked nothing");
+}
+
+#[test]
+fn who_misses_a_tick_is_not_calm() {
+    let mut scene = Scene::inside();
+    scene.pass(40);
+    scene.tick(0, 12, false);
+    assert!(!scene.listen.is_calm());
+    scene.tick(0, 11, true);
+    scene.actions();
+    assert!(scene.listen.is_calm());
+}

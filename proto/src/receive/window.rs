@@ -218,9 +218,10 @@ impl Window {
         self.playout
     }
 
-    /// Takes over how long answers take from a window that is fed over the same path.
+    /// Takes over how long answers take, and how far feeds run apart, from a window that is fed over
+    /// the same path.
     pub fn share_path(&mut self, other: &Self) {
-        self.answer = other.answer;
+        (self.answer, self.skew) = (other.answer, other.skew);
     }
 
     /// Notes that a tick comes in an answer to a request or in a replay, before it is given to

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::people::People;
 use super::{Fanout, Kind, Membership, NodeShard, ShardEffect, Standing};
-use crate::fanout::{Class, Ring, SessionIx, Targets, Variants};
+use crate::fanout::{Class, Ring, SessionIx, Targets, Variant, Variants};
 use crate::node::messages::{Tick, ToControl};
 use crate::session::State;
 use crate::wire::{
@@ -85,6 +85,14 @@ impl NodeShard {
     /// Whom a tick or a beacon goes to, as slices with the bytes that each slice gets, in the
     /// order of sending.
     pub fn fanout(&self, fanout: Fanout) -> impl Iterator<Item = (&[SessionIx], &Bytes)> {
+        self.fanout_by_variant(fanout).map(|(_, list, bytes)| (list, bytes))
+    }
+
+    /// The same, with the variant that each slice is sent.
+    pub fn fanout_by_variant(
+        &self,
+        fanout: Fanout,
+    ) -> impl Iterator<Item = (Variant, &[SessionIx], &Bytes)> {
         let room = self.rooms[fanout.room].as_ref();
         room.into_iter().flat_map(move |room| {
             room.targets.lists().map(move |(framing, variant, list)| {
@@ -92,7 +100,7 @@ impl NodeShard {
                     Kind::Tick => room.variants.datagram(framing, variant),
                     Kind::Beacon => &room.beacons[framing.index()],
                 };
-                (list, bytes)
+                (variant, list, bytes)
             })
         })
     }
