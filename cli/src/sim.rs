@@ -21,6 +21,8 @@ Examples:
       one world with these faults: what, whom, seconds after all have joined, for how long
   stentor sim --listeners 1330000 --relays 400 --virtual-s 600 --json
       ten minutes of a large room
+  stentor sim --listeners 100000 --relays 60 --joins-per-s 100 --arrivals 0:0,10:9000,20:9000,40:0
+      a crowd that comes faster than the doors let in: those who wait are told their place
   stentor sim --report sim.html
       with charts
 
@@ -52,6 +54,15 @@ pub struct SimArgs {
     /// Within how many seconds they join
     #[arg(long, value_name = "T", default_value = "5", value_parser = parse_seconds)]
     join_s: f64,
+    /// How they join instead: SECONDS:RATE,… (listeners a second, changing evenly in between)
+    #[arg(long, value_name = "CURVE")]
+    arrivals: Option<String>,
+    /// Newcomers that a relay lets in each second
+    #[arg(long, value_name = "N")]
+    joins_per_s: Option<u32>,
+    /// Sessions that a relay may carry; twice those that fall to it by default
+    #[arg(long, value_name = "N")]
+    places: Option<u32>,
     /// The share of the listeners that leaves and comes anew in a second
     #[arg(long, value_name = "SHARE", default_value_t = 0.001)]
     churn: f64,
@@ -80,6 +91,7 @@ pub(crate) fn run(args: &SimArgs) -> Result<(), Error> {
     let mut worlds = sim::Worlds::start();
     for seed in args.seed..args.seed.saturating_add(args.seeds.max(1)) {
         let setup = args.setup(seed)?;
+        let command = setup.command();
         let outcome = sim::run(setup).map_err(Error::Usage)?;
         let violations = outcome.violated;
         if args.seeds > 1 {
@@ -91,7 +103,7 @@ pub(crate) fn run(args: &SimArgs) -> Result<(), Error> {
         }
         worlds.add(outcome);
         if violations > 0 {
-            say(&format!("run it again: {}", args.replay(seed)));
+            say(&format!("run it again: {command}"));
             break;
         }
     }
@@ -126,14 +138,17 @@ impl SimArgs {
         };
         let standard = Setup::new(seed);
         let join = Duration::from_secs_f64(self.join_s);
-        let needed = Duration::from_secs(5) + join + sim::fault_span(&faults);
+        let curve = self.curve()?;
+        let joins_per_s = self.joins_per_s.unwrap_or(standard.door.joins_per_s);
+        let door = sim::Door { joins_per_s, ..standard.door };
+        let standard = Setup { join, curve, door, places: self.places, ..standard };
+        let needed = Duration::from_secs(5) + standard.gathering() + sim::fault_span(&faults);
         let loss = if self.loss > 0.0 { sim::Loss::Random(self.loss) } else { sim::Loss::None };
         Ok(Setup {
             relays: self.relays,
             fan_out: self.fan_out,
             shards: self.shards,
             listeners: self.listeners,
-            join,
             churn: self.churn,
             sample: self.sample,
             backbone: sim::Line { loss, ..standard.backbone },
@@ -143,16 +158,17 @@ impl SimArgs {
         })
     }
 
-    /// The command that makes one of the worlds again.
-    fn replay(&self, seed: u64) -> String {
-        let Self { relays, fan_out, shards, listeners, join_s, churn, sample, loss, .. } = self;
-        let seconds = self.virtual_s.map(|s| format!(" --virtual-s {s}")).unwrap_or_default();
-        format!(
-            "stentor sim --seed {seed} --relays {relays} --fan-out {fan_out} --shards {shards} \
-             --listeners {listeners} --join-s {join_s} --churn {churn} --sample {sample} \
-             --loss {loss} --faults {}{seconds}",
-            self.faults
-        )
+    /// The times and rates of `--arrivals`.
+    fn curve(&self) -> Result<Vec<(f64, f64)>, Error> {
+        let point = |text: &str| {
+            let (at, rate) = text.split_once(':')?;
+            Some((at.trim().parse().ok()?, rate.trim().parse().ok()?))
+        };
+        let points = self.arrivals.as_deref().map(|list| list.split(',').map(point).collect());
+        let points: Option<Option<Vec<(f64, f64)>>> = points;
+        points.unwrap_or(Some(Vec::new())).ok_or_else(|| {
+            Error::Usage("--arrivals: SECONDS:RATE,SECONDS:RATE,… is expected".to_owned())
+        })
     }
 }
 
@@ -172,10 +188,14 @@ mod tests {
 
     #[test]
     fn the_command_that_is_printed_makes_the_same_world() {
-        for line in ["stentor sim", "stentor sim --loss 0.02 --faults kill:r3@2 --virtual-s 30.5"] {
-            let args = parse(line);
-            let again = parse(&args.replay(9));
-            assert_eq!(again.setup(again.seed).unwrap(), args.setup(9).unwrap());
+        for line in [
+            "stentor sim",
+            "stentor sim --faults none --arrivals 0:0,10:200.5 --joins-per-s 9 --places 400",
+            "stentor sim --loss 0.02 --faults kill:r3@2 --virtual-s 30.5",
+        ] {
+            let setup = parse(line).setup(9).unwrap();
+            let again = parse(&setup.command());
+            assert_eq!(again.setup(again.seed).unwrap(), setup, "{}", setup.command());
         }
     }
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 use stentor_lab::sim::{self, Fault, FaultKind, Line, Loss, Outcome, Setup};
 
 /// Seeds whose worlds are looked at each time.
-const FIXED: [u64; 4] = [1, 2, 3, 4];
-/// The variable that replays a fresh seed.
+const FIXED: [u64; 3] = [1, 2, 3];
+/// Seeds of worlds with one fault.
+const SOME: [u64; 2] = [1, 2];
+/// The variable that replays a fresh seed in this test.
 const SEED: &str = "TESTS_SEED";
 
 /// A small world: two dozen relays on three levels.
@@ -36,7 +38,8 @@ fn run(setup: Setup) -> Outcome {
 
 #[track_caller]
 fn assert_sound(outcome: &Outcome) {
-    assert_eq!(outcome.violations, [], "of {} with seed {}", outcome.violated, outcome.seed);
+    let (violated, command) = (outcome.violated, &outcome.command);
+    assert_eq!(outcome.violations, [], "of {violated}; run it again: {command}");
 }
 
 /// One fault of every kind, one after the other.
@@ -57,21 +60,27 @@ fn a_world_without_faults_keeps_every_rule() {
 }
 
 #[test]
-fn fixed_seeds_survive_every_fault() {
-    FIXED.into_iter().for_each(every_fault);
+fn the_first_fixed_seed_survives_every_fault() {
+    every_fault(FIXED[0]);
 }
 
 #[test]
-fn fresh_seeds_survive_every_fault() {
+fn the_second_fixed_seed_survives_every_fault() {
+    every_fault(FIXED[1]);
+}
+
+#[test]
+fn the_third_fixed_seed_survives_every_fault() {
+    every_fault(FIXED[2]);
+}
+
+#[test]
+fn a_fresh_seed_survives_every_fault() {
     let given = std::env::var(SEED).ok().map(|seed| seed.parse().unwrap());
-    for nth in 0..2_u64 {
-        let seed = given.unwrap_or_else(|| RandomState::new().hash_one(nth) >> 16);
-        println!("a fresh seed: {SEED}={seed}, or stentor sim --seed {seed}");
-        every_fault(seed);
-        if given.is_some() {
-            return;
-        }
-    }
+    let seed = given.unwrap_or_else(|| RandomState::new().hash_one(0) >> 16);
+    let command = struck(seed, sim::all_faults(seed)).command();
+    println!("a fresh seed: {SEED}={seed}, or {command}");
+    every_fault(seed);
 }
 
 #[test]
@@ -90,6 +99,75 @@ fn a_death_moves_only_children_and_nobody_else_loses() {
         // has become free.
         assert!(outcome.moved_most <= 7, "{outcome:?}");
     }
+}
+
+/// A fault on one relay of a world whose paths lose nothing: everybody is back, and lacks nothing.
+fn one_fault(seed: u64, kind: FaultKind) -> Outcome {
+    let mut setup = struck(seed, vec![Fault::new(kind).at(1)]);
+    setup.churn = 0.0;
+    setup.classes.iter_mut().for_each(|class| class.line.loss = Loss::None);
+    let outcome = run(setup);
+    assert_sound(&outcome);
+    assert_eq!((outcome.fired, outcome.listeners), (1, 1_500), "{kind:?}: everybody is back");
+    assert_eq!(outcome.tally.lost, 0, "{kind:?} with seed {seed}: {:?}", outcome.rehomed);
+    assert_eq!(outcome.doors.gave_up, [], "{kind:?}");
+    outcome
+}
+
+#[test]
+fn whoever_loses_a_relay_is_taken_by_another_and_lacks_nothing() {
+    for seed in SOME {
+        for kind in [FaultKind::Kill, FaultKind::Stop, FaultKind::BlackHole] {
+            let moves = one_fault(seed, kind).rehomed;
+            assert!(moves.silent >= 20 && moves.asked == 0, "{kind:?}: {moves:?}");
+            // Six times the figure of the bench on real processes.
+            assert!(moves.gap_ms_p99 <= 600, "{kind:?}: {moves:?}");
+        }
+    }
+}
+
+#[test]
+fn a_draining_relay_is_left_without_a_gap() {
+    for seed in SOME {
+        let moves = one_fault(seed, FaultKind::Drain).rehomed;
+        assert!(moves.asked >= 20, "{moves:?}");
+        assert!(moves.gap_ms_p99 <= 200, "no longer than a silence has: {moves:?}");
+    }
+}
+
+#[test]
+fn nobody_leaves_a_relay_that_answers() {
+    for seed in SOME {
+        for kind in [FaultKind::StarveOrigin, FaultKind::ControlGone] {
+            let moves = one_fault(seed, kind).rehomed;
+            assert_eq!((moves.silent, moves.lost, moves.asked), (0, 0, 0), "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn an_address_that_changes_is_found_again_by_a_probe() {
+    for seed in SOME {
+        let moves = one_fault(seed, FaultKind::Rebind).rehomed;
+        assert!(moves.rebound >= 20, "{moves:?}");
+        assert_eq!((moves.silent, moves.lost), (0, 0), "the session is kept");
+    }
+}
+
+#[test]
+fn a_crowd_before_the_doors_waits_in_order_and_comes_in() {
+    let setup = Setup {
+        curve: vec![(0.0, 0.0), (2.0, 700.0), (4.0, 0.0)],
+        door: sim::Door { joins_per_s: 8, ..sim::door() },
+        churn: 0.0,
+        virtual_time: Duration::from_secs(60),
+        ..small(2)
+    };
+    let outcome = run(setup);
+    assert_sound(&outcome);
+    let doors = &outcome.doors;
+    assert!(doors.told_to_wait > 300 && doors.waiting_most > 100, "{doors:?}");
+    assert_eq!((outcome.listeners, outcome.cut_off), (1_500, 0), "{doors:?}");
 }
 
 #[test]

@@ -19,9 +19,13 @@ fn setup(listeners: usize) -> Setup {
 /// What each of 10,000 listeners received, with cohorts or one by one. The paths are the classes'
 /// in both worlds.
 fn tallies(cohorts: bool) -> (Vec<Tally>, Outcome) {
-    let faults = vec![Fault::new(FaultKind::Loss).at(2), Fault::new(FaultKind::StarveLevel).at(3)];
+    let kinds = [FaultKind::Loss, FaultKind::StarveOrigin, FaultKind::Kill, FaultKind::Drain];
+    let fault = |(nth, kind): (u64, FaultKind)| Fault::new(kind).at(2 + 4 * nth);
+    let faults = (0..).zip(kinds).map(fault).collect();
     let churn = 0.0;
-    let setup = Setup { cohorts, faults, own_paths: false, churn, sample: 0.0, ..setup(10_000) };
+    let virtual_time = Duration::from_secs(25);
+    let (own_paths, sample) = (false, 0.0);
+    let setup = Setup { cohorts, faults, own_paths, churn, sample, virtual_time, ..setup(10_000) };
     let mut world = World::new(setup).unwrap();
     world.run();
     (world.tallies(), world.outcome())

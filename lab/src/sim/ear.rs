@@ -1,42 +1,54 @@
-//! A listener's ear: the client's side of one session, on the production reception.
+//! A listener's ear: the production machine of a listener's sessions, the connections under them,
+//! and the reference model's own count of what it heard.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use stentor_proto::Time;
-use stentor_proto::receive::{Reception, ReceptionStats};
-use stentor_proto::wire::{
-    ClientMessage, ControlDecoder, Framing, Hello, Role, ServerMessage, VERSION, encode_control,
-};
+use stentor_proto::listen::{HomeId, Listen, ListenSettings, Own};
+use stentor_proto::wire::{ControlDecoder, ServerMessage};
 
+use super::events::ConnIx;
 use super::had::Had;
 use super::link::Weather;
 use super::model::Truth;
 
-/// Datagrams that overtake the welcome and are kept for it: a late-join burst.
-const EARLY: usize = 8;
-
-/// A session's reception: one listener's, or that of all in a cohort.
-#[derive(Debug, Default)]
+/// A listener's sessions and reception: its own, or those of all in a cohort.
 pub(super) struct Ear {
-    decoder: ControlDecoder,
-    pub(super) reception: Option<Reception>,
-    early: Vec<Bytes>,
+    pub(super) listen: Listen,
+    pub(super) lines: Vec<Line>,
     pub(super) had: Had,
     /// When its timer is set for.
     pub(super) armed: Option<Time>,
     /// The good and bad times of a path of its own, down and up.
     pub(super) weather: [Weather; 2],
-    /// When the last new tick came; before the first, when the listener came, or was cut off.
+    /// Datagrams that were sent on that path, and those of them that it lost.
+    pub(super) path: (u32, u32),
+    /// When the last new tick came.
     pub(super) heard: Option<Time>,
-    /// When the welcome came.
-    pub(super) welcomed: Option<Time>,
+    /// When the listener set out; until its first tick has come.
+    pub(super) came: Option<Time>,
+    /// Since when the present session serves it.
+    pub(super) since: Time,
+    /// Moves that have been seen to end, and whether the last one has.
+    moves: u64,
+    moving: bool,
+}
+
+/// One session: its name in the machine, and the connection under it.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) home: HomeId,
+    pub(super) conn: ConnIx,
+    /// What is said once the connection is there.
+    pub(super) hello: Option<Bytes>,
+    pub(super) decoder: ControlDecoder,
 }
 
 /// What an ear has to say of what arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heard {
-    /// The welcome came.
+    /// The node let the session in.
     pub(super) welcomed: bool,
     /// Ticks passed on that had been passed on before.
     pub(super) twice: u32,
@@ -46,63 +58,75 @@ pub(super) struct Heard {
     pub(super) broken: bool,
     /// A time without new ticks has ended that was longer than any silence is.
     pub(super) gap: Option<Duration>,
+    /// The time without new ticks that a move to another relay cost.
+    pub(super) moved: Option<Duration>,
+    /// From setting out to the first tick.
+    pub(super) first: Option<Duration>,
 }
 
 /// In silence a tick comes every 100 ms.
 const GAP: Duration = Duration::from_millis(200);
 
+impl Line {
+    pub(super) fn new(home: HomeId, conn: ConnIx, hello: Option<Bytes>) -> Self {
+        Self { home, conn, hello, decoder: ControlDecoder::default() }
+    }
+}
+
 impl Ear {
-    /// An ear that has heard nothing yet; since when, if its listener was cut off.
-    pub(super) fn silent_since(heard: Option<Time>) -> Self {
-        Self { heard, ..Self::default() }
+    /// Somebody who sets out.
+    pub(super) fn new(listen: Listen, now: Time) -> Self {
+        Self {
+            listen,
+            lines: Vec::new(),
+            had: Had::default(),
+            armed: None,
+            weather: Default::default(),
+            path: (0, 0),
+            heard: None,
+            came: Some(now),
+            since: now,
+            moves: 0,
+            moving: false,
+        }
     }
 
-    /// Takes bytes of the control stream.
-    pub(super) fn control(&mut self, now: Time, bytes: &[u8], truth: &Truth) -> Heard {
+    /// Another one that has heard the same, with a session of its own.
+    pub(super) fn twin(&self, settings: ListenSettings, own: Own, conn: ConnIx) -> Self {
+        let listen = self.listen.twin(settings, own);
+        let lines = listen.current().map(|home| Line::new(home, conn, None));
+        Self {
+            moves: moves(&listen),
+            listen,
+            lines: lines.into_iter().collect(),
+            had: self.had.clone(),
+            armed: None,
+            ..*self
+        }
+    }
+
+    pub(super) fn line(&mut self, conn: ConnIx) -> Option<&mut Line> {
+        self.lines.iter_mut().find(|line| line.conn == conn)
+    }
+
+    /// The connection of the session that serves the listener.
+    pub(super) fn conn(&self) -> Option<ConnIx> {
+        let current = self.listen.current()?;
+        self.lines.iter().find(|line| line.home == current).map(|line| line.conn)
+    }
+
+    /// Takes bytes of a session's control stream.
+    pub(super) fn control(&mut self, now: Time, conn: ConnIx, bytes: &[u8]) -> Heard {
         let mut heard = Heard::default();
-        self.decoder.push(bytes);
+        let Some(line) = self.line(conn) else { return heard };
+        let home = line.home;
+        line.decoder.push(bytes);
         loop {
-            match self.decoder.next_message() {
+            let Some(line) = self.line(conn) else { return heard };
+            match line.decoder.next_message() {
+                Ok(Some(message)) => self.message(now, home, message, &mut heard),
                 Ok(None) => return heard,
-                Ok(Some(ServerMessage::Welcome(welcome))) => {
-                    let Some(room) = welcome.room else {
-                        heard.broken = true;
-                        continue;
-                    };
-                    heard.welcomed = true;
-                    self.welcomed = Some(now);
-                    self.heard.get_or_insert(now);
-                    self.reception = Some(Reception::new(Framing::Quic, &room));
-                    for bytes in std::mem::take(&mut self.early) {
-                        self.datagram(now, bytes, truth, &mut heard);
-                    }
-                }
-                Ok(Some(ServerMessage::Subscribed(room))) => match &mut self.reception {
-                    Some(reception) => {
-                        reception.renew(&room);
-                    }
-                    None => heard.broken = true,
-                },
-                Ok(Some(
-                    ServerMessage::Room(_)
-                    | ServerMessage::Alternates { .. }
-                    | ServerMessage::Move { .. }
-                    | ServerMessage::Waiting(_)
-                    | ServerMessage::Redirect { .. }
-                    | ServerMessage::Invited { .. }
-                    | ServerMessage::InvitationWithdrawn
-                    | ServerMessage::Closing { .. }
-                    | ServerMessage::Unknown,
-                )) => {}
-                Ok(Some(
-                    ServerMessage::Refused { .. }
-                    | ServerMessage::Placement(_)
-                    | ServerMessage::Siblings(_)
-                    | ServerMessage::Admission(_)
-                    | ServerMessage::Revoked(_)
-                    | ServerMessage::Invitations(_),
-                ))
-                | Err(_) => {
+                Err(_) => {
                     heard.broken = true;
                     return heard;
                 }
@@ -110,84 +134,75 @@ impl Ear {
         }
     }
 
-    /// Takes a datagram.
-    pub(super) fn datagram(&mut self, now: Time, bytes: Bytes, truth: &Truth, heard: &mut Heard) {
-        let Some(reception) = &mut self.reception else {
-            if self.early.len() < EARLY {
-                self.early.push(bytes);
-            }
-            return;
-        };
+    /// Takes a control message of a session.
+    pub(super) fn message(
+        &mut self,
+        now: Time,
+        home: HomeId,
+        message: ServerMessage,
+        heard: &mut Heard,
+    ) {
+        match &message {
+            ServerMessage::Welcome(welcome) if welcome.room.is_some() => heard.welcomed = true,
+            ServerMessage::Welcome(_)
+            | ServerMessage::Refused { .. }
+            | ServerMessage::Placement(_)
+            | ServerMessage::Siblings(_)
+            | ServerMessage::Admission(_)
+            | ServerMessage::Revoked(_)
+            | ServerMessage::Invitations(_) => heard.broken = true,
+            _ => {}
+        }
+        self.listen.handle_message(now, home, message);
+        self.noticed(None, heard);
+    }
+
+    /// Takes a datagram of a session.
+    pub(super) fn datagram(
+        &mut self,
+        now: Time,
+        home: HomeId,
+        bytes: Bytes,
+        truth: &Truth,
+        heard: &mut Heard,
+    ) {
         let had = &mut self.had;
         let mut fresh = false;
-        reception.datagram(now, bytes, |record, _| {
+        self.listen.datagram(now, home, bytes, |record, _| {
             fresh = true;
             heard.twice += u32::from(!had.note(record.number));
             heard.altered += u32::from(!truth.is(record.number, &record.bytes));
         });
         if fresh {
+            heard.first = heard.first.or(self.came.take().map(|came| now.since(came)));
             let gap = self.heard.replace(now).map(|heard| now.since(heard));
             heard.gap = heard.gap.max(gap.filter(|&gap| gap > GAP));
+            self.noticed(gap, heard);
+        } else {
+            self.noticed(None, heard);
         }
     }
 
-    /// Another ear that has heard the same, for a session that had none of its own.
-    pub(super) fn twin(&self) -> Self {
-        Self {
-            decoder: ControlDecoder::default(),
-            reception: self.reception.clone(),
-            early: Vec::new(),
-            had: self.had.clone(),
-            armed: None,
-            ..*self
+    /// Notes that a move has ended, once a tick has come after it.
+    fn noticed(&mut self, gap: Option<Duration>, heard: &mut Heard) {
+        let moves = moves(&self.listen);
+        if std::mem::replace(&mut self.moves, moves) != moves {
+            self.moving = true;
         }
-    }
-
-    /// The next repair request.
-    pub(super) fn request(&mut self, now: Time) -> Option<Bytes> {
-        self.reception.as_mut()?.poll_request(now)
-    }
-
-    /// When [`Self::request`] is to be asked.
-    pub(super) fn timeout(&self) -> Option<Time> {
-        self.reception.as_ref()?.poll_timeout()
-    }
-
-    /// What the production window counted.
-    pub(super) fn stats(&self) -> ReceptionStats {
-        self.reception.as_ref().map(Reception::stats).unwrap_or_default()
-    }
-
-    /// Takes over what the cohort has learned of the path that all in it share.
-    pub(super) fn share_path(&mut self, other: &Self) {
-        if let (Some(own), Some(other)) = (&mut self.reception, &other.reception) {
-            own.share_path(other);
+        if let Some(gap) = gap.filter(|_| self.moving) {
+            self.moving = false;
+            heard.moved = Some(gap);
         }
     }
 
     /// Whether nothing is missing or under way.
     pub(super) fn settled(&self) -> bool {
         let newest = self.had.newest();
-        let whole = self.reception.as_ref().is_some_and(|r| r.newest() == newest);
-        newest > 0 && whole && self.timeout().is_none()
+        newest > 0 && self.listen.newest() == newest && self.listen.is_calm()
     }
 }
 
-/// A listener's first message.
-pub(super) fn hello(last: Option<(u32, u32)>) -> Bytes {
-    encode_control(&ClientMessage::Hello(Hello {
-        version: VERSION,
-        features: Vec::new(),
-        role: Role::Listener,
-        room: super::ROOM.into(),
-        token: None,
-        pass: None,
-        ticket: None,
-        client_key: None,
-        name: None,
-        agent: None,
-        playout_ms: None,
-        last,
-        relay: None,
-    }))
+fn moves(listen: &Listen) -> u64 {
+    let stats = listen.stats();
+    stats.moved_silent + stats.moved_lost + stats.moved_asked
 }

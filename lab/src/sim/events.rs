@@ -87,7 +87,10 @@ pub(super) enum Event {
     ControlTimer(NodeIx),
     ShardTimer(NodeIx, u16),
     ListenerTimer(u32),
-    CohortTimer(NodeIx, u16, u8),
+    /// Of a class and a slot.
+    CohortTimer(NodeIx, u16, u8, u8),
+    /// A shard samples the paths of its sessions.
+    Paths(NodeIx, u16),
     SpeakerTimer(usize),
     /// A relay's process starts.
     Start(NodeIx),
@@ -103,6 +106,8 @@ pub(super) enum Event {
     Lift(usize),
     /// The reference model is compared.
     Check,
+    /// What is inside and outside is noted.
+    Second,
 }
 
 #[derive(Debug)]

@@ -29,11 +29,13 @@ pub enum FaultKind {
     Loss,
     /// The origin's control neither hears of relays nor places them.
     ControlGone,
+    /// The addresses of all listeners of a relay change.
+    Rebind,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Kill,
         Self::Stop,
         Self::BlackHole,
@@ -43,6 +45,7 @@ impl FaultKind {
         Self::Partition,
         Self::Loss,
         Self::ControlGone,
+        Self::Rebind,
     ];
 
     /// The name on the command line.
@@ -58,6 +61,7 @@ impl FaultKind {
             Self::Partition => "partition",
             Self::Loss => "loss",
             Self::ControlGone => "control-gone",
+            Self::Rebind => "rebind",
         }
     }
 
@@ -67,6 +71,7 @@ impl FaultKind {
             Self::Kill => 12,
             // A relay that is not heard of for ten seconds is left out.
             Self::ControlGone => 8,
+            Self::Rebind => 1,
             Self::Stop | Self::StarveOrigin | Self::StarveLevel => 3,
             Self::BlackHole | Self::Drain | Self::Partition | Self::Loss => 5,
         })
@@ -74,7 +79,10 @@ impl FaultKind {
 
     /// Whether it strikes one relay.
     const fn one(self) -> bool {
-        matches!(self, Self::Kill | Self::Stop | Self::BlackHole | Self::Drain | Self::Loss)
+        matches!(
+            self,
+            Self::Kill | Self::Stop | Self::BlackHole | Self::Drain | Self::Loss | Self::Rebind
+        )
     }
 }
 

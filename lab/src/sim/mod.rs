@@ -5,14 +5,18 @@
 //! that production code does; what is modelled is what is around it: the network, processes that
 //! die or stand still, and who comes when. One seed and one commit replay any failure.
 //!
-//! Every listener joins by the production path. Once its reception is the same as that of the
-//! others of its class on its shard, one production [`Reception`] stands for all of them (a
-//! cohort), and a part of the listeners stay full receivers throughout. A reference model says who
-//! must have received which ticks.
+//! Every listener joins, waits, moves and returns by the production machine of a listener
+//! ([`Listen`]). While it hears what the others of its class and variant on its shard hear, one
+//! machine stands for all of them (a cohort); as soon as their relay falls silent, or tells one of
+//! them anything, each has its own again. A part of the listeners stay full receivers throughout. A
+//! reference model says who must have received which ticks.
 //!
-//! [`Reception`]: stentor_proto::receive::Reception
+//! [`Listen`]: stentor_proto::listen::Listen
 
+mod access;
+mod arrivals;
 mod chance;
+mod cohort;
 mod crowd;
 mod ear;
 mod events;
@@ -20,6 +24,7 @@ mod fault;
 mod figures;
 mod had;
 mod link;
+mod listening;
 mod model;
 mod node;
 mod queue;
@@ -36,12 +41,14 @@ mod world;
 mod worlds;
 
 pub use crowd::Tally;
+pub use stentor_proto::admission::DoorSettings as Door;
+
 pub use fault::{Fault, FaultKind, all as all_faults, span as fault_span};
-pub use figures::{ClassLoss, LevelDelay, Outcome};
+pub use figures::{ClassLoss, Doors, LevelDelay, Moves, Outcome, Second};
 pub use link::{Line, Loss};
 pub use model::Violation;
 pub use quic::{QuicOutcome, QuicSetup, run_quic};
-pub use setup::{Class, Planted, Setup, classes};
+pub use setup::{Class, Planted, Setup, classes, door};
 pub use world::World;
 pub use worlds::Worlds;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use stentor_proto::Time;
 
+use super::crowd::Person;
 use super::events::{ConnIx, NodeIx};
 use super::fault::SETTLED;
 use super::link::Loss;
@@ -19,6 +20,9 @@ use super::world::World;
 
 /// A tick must have arrived everywhere this long after it was issued: any path and its repair.
 const GRACE: Duration = Duration::from_millis(1_000);
+/// Whoever came to a relay within this after a tick was issued has it: a replay brings the last
+/// second, less the way of the hello.
+const REPLAYED: Duration = Duration::from_millis(800);
 /// What was held back by a fault arrives within this after its end.
 const SETTLES: Duration = Duration::from_millis(500);
 /// Ticks that the origin's record keeps: more than any window spans.
@@ -167,11 +171,11 @@ impl World {
                 continue;
             }
             for shard in &node.shards {
-                for (class, cohort) in shard.cohorts.iter().enumerate() {
-                    let Some(cohort) = cohort.as_ref().filter(|c| number >= c.ear.had.first())
-                    else {
-                        continue;
-                    };
+                let classes = shard.cohorts.iter().enumerate();
+                let cohorts = classes.flat_map(|(class, slots)| {
+                    slots.iter().flatten().map(move |cohort| (class, cohort))
+                });
+                for (class, cohort) in cohorts.filter(|(_, c)| number >= c.ear.had.first()) {
                     let lossless = self.setup.classes[class].line.loss == Loss::None;
                     if lossless && !cohort.ear.had.has(number) {
                         absent.push((node.name.clone(), cohort.members, class));
@@ -202,9 +206,13 @@ impl World {
                             continue;
                         };
                         let Some(listener) = self.wires.listener(seat.conn) else { continue };
-                        let Some(ear) = &self.crowd.listeners[listener as usize].ear else {
+                        let person = &self.crowd.listeners[listener as usize].person;
+                        let Person::Alone(ear) = person else { continue };
+                        // Whoever came from another relay is brought what it missed; what was too
+                        // old for a replay by then is what nobody owes it.
+                        if ear.conn() != Some(seat.conn) || ear.since > issued + REPLAYED {
                             continue;
-                        };
+                        }
                         // A listener's ticks begin with the first that came: what is older and comes
                         // later is what its relay itself lacked when the listener joined.
                         if ear.had.first() == 0 || number < ear.had.first() {

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use stentor_proto::admission::DoorSettings;
-use stentor_proto::fanout::SessionIx;
+use stentor_proto::fanout::{SessionIx, Variant};
 use stentor_proto::node::{
     LinkId, NodeControl, NodeShard, OriginControl, OriginSettings, RelayControl, RelaySettings,
     RoomSetup, ShardSettings, Tick, ToControl, ToShard,
 };
+use stentor_proto::pass::PassKey;
 use stentor_proto::room::Profile;
 use stentor_proto::token::{Signer, Verifier};
 use stentor_proto::tree::PlannerSettings;
@@ -55,19 +55,41 @@ pub(super) struct Seat {
     pub(super) conn: ConnIx,
     /// Whose it is: a class of listeners, or [`Seat::OTHER`].
     pub(super) class: u8,
-    /// The name of the fan-out's slice that it is in, or [`Seat::NOWHERE`].
+    /// The variant of the fan-out that it is sent, or [`Seat::NOWHERE`]; what it was sent before, and
+    /// until when.
     pub(super) slice: u8,
-    /// Since which fan-out.
+    was: u8,
+    turned: Time,
+    /// Since which fan-out it is in any.
     pub(super) since: Time,
-    /// The listener has been welcomed.
+    /// The listener has been welcomed, and has not left.
     pub(super) joined: bool,
+    /// The cohort that its listener is in, by its slot; [`Seat::NOWHERE`] for none.
+    pub(super) cohort: u8,
+    /// What its path had been sent, and had lost, when it came.
+    pub(super) path: (u32, u32),
 }
 
 impl Seat {
     /// A child relay or a speaker.
     pub(super) const OTHER: u8 = u8::MAX;
     pub(super) const NOWHERE: u8 = u8::MAX;
+
+    /// The variant of what was sent to it then.
+    pub(super) fn slice_at(&self, sent: Time) -> u8 {
+        if sent >= self.turned { self.slice } else { self.was }
+    }
+
+    /// It is sent another variant from here on.
+    pub(super) fn turn(&mut self, now: Time, slice: u8) {
+        if self.slice != slice {
+            (self.was, self.slice, self.turned) = (self.slice, slice, now);
+        }
+    }
 }
+
+/// Cohorts of one class on one shard at most: one for each variant, and one that is changing.
+pub(super) const SLOTS: usize = Variant::ALL.len() + 1;
 
 /// A shard and what is around it.
 pub(super) struct Shard {
@@ -76,27 +98,30 @@ pub(super) struct Shard {
     pub(super) messages: Queue<ToShard>,
     pub(super) seats: Vec<Option<Seat>>,
     free: Vec<u32>,
-    /// Sizes of the fan-out's slices when the seats were last compared with it.
-    pub(super) sizes: Vec<usize>,
+    /// Variants and sizes of the fan-out's slices when the seats were last compared with it.
+    pub(super) sizes: Vec<(u8, usize)>,
+    /// Which sessions the last comparison found in the fan-out.
+    pub(super) seen: Vec<bool>,
     /// Someone came or went since.
     pub(super) dirty: bool,
-    /// The slices' names, in their order.
-    pub(super) names: Vec<u8>,
-    /// Which slices hold listeners of a class: a bit for each name.
+    /// Which variants listeners of a class are sent: a bit for each.
     pub(super) slices: Vec<u32>,
+    /// What was sent on the path of each class, and lost.
+    pub(super) paths: Vec<(u32, u32)>,
     /// Listeners by class whose receptions are their own, by session.
     pub(super) alone: Vec<BTreeSet<u32>>,
     /// Child relays and speakers, by session.
     pub(super) others: BTreeSet<u32>,
-    pub(super) cohorts: Vec<Option<Box<Cohort>>>,
-    /// By class, the session that would lead a cohort where there are none.
-    pub(super) firsts: Vec<Option<u32>>,
+    /// By class and slot.
+    pub(super) cohorts: Vec<[Option<Box<Cohort>>; SLOTS]>,
     pub(super) armed: Time,
 }
 
 /// A node.
 pub(super) struct Node {
     pub(super) name: String,
+    /// Where it is reached.
+    pub(super) address: String,
     pub(super) control: NodeControl,
     pub(super) shards: Vec<Shard>,
     pub(super) to_control: Queue<ToControl>,
@@ -122,8 +147,6 @@ pub(super) struct Node {
     backlog_bytes: usize,
     /// The paths to its listeners: good and bad times by class, down and up.
     pub(super) weather: Vec<[Weather; 2]>,
-    /// Listeners that were sent to it and have not left.
-    pub(super) listeners: usize,
     accepted: usize,
 }
 
@@ -151,12 +174,12 @@ impl Node {
             capacity: limits::SESSIONS_PER_SHARD,
             keys: vec![signer.published()],
             unix_us_at_zero: UNIX_US,
-            signer: None,
-            joins_per_s: None,
+            signer: Some(signer.clone()),
+            joins_per_s: setup.door.on.then_some(setup.door.joins_per_s),
         };
         let control = OriginControl::new(settings, now).map_err(|close| close.to_string())?;
         let control = NodeControl::Origin(Box::new(control));
-        Ok(Self::new(setup, 0, 0, control, now))
+        Ok(Self::new(setup, (0, 0), control, Some(signer), now))
     }
 
     /// A relay that has not started.
@@ -169,7 +192,7 @@ impl Node {
                 capacity: setup.capacity(),
                 level: None,
                 incarnation: u64::from(life) + 1,
-                pass_key: None,
+                pass_key: Some(pass_key(setup, number, life).published()),
                 certificate_hashes: Vec::new(),
             },
             token: None,
@@ -177,13 +200,19 @@ impl Node {
             agent: "sim".into(),
             unix_us_at_zero: UNIX_US,
             seed: mix(setup.seed ^ u64::from(life), number as u64),
-            joins_per_s: None,
+            joins_per_s: setup.door.on.then_some(setup.door.joins_per_s),
         };
         let control = NodeControl::Relay(Box::new(RelayControl::new(settings, now)));
-        Self::new(setup, number, life, control, now)
+        Self::new(setup, (number, life), control, None, now)
     }
 
-    fn new(setup: &Setup, number: NodeIx, life: u32, control: NodeControl, now: Time) -> Self {
+    fn new(
+        setup: &Setup,
+        (number, life): (NodeIx, u32),
+        control: NodeControl,
+        signer: Option<&Signer>,
+        now: Time,
+    ) -> Self {
         let origin = number == 0;
         let name = if origin { "origin".into() } else { format!("r{number}") };
         let shard = |shard: u16| {
@@ -199,20 +228,22 @@ impl Node {
                 },
                 open_relays: true,
                 unix_us_at_zero: UNIX_US,
-                pass_key: None,
-                seed: mix(setup.seed, number as u64),
+                pass_key: (!origin).then(|| pass_key(setup, number, life)),
+                seed: mix(setup.seed ^ u64::from(life), (number as u64) << 16 | u64::from(shard)),
                 redundancy: true,
                 repair: true,
-                door: DoorSettings::default(),
-                signer: None,
+                door: setup.door_of(shard),
+                signer: signer.cloned(),
             };
-            Shard::new(NodeShard::new(settings, Verifier::default(), now), setup.classes.len())
+            let machine = NodeShard::new(settings, Verifier::default(), now);
+            Shard::new(machine, setup.classes.len(), mix(setup.seed ^ 11, seed_of(number, shard)))
         };
         Self {
             control,
             shards: (0..setup.shards).map(shard).collect(),
+            address: format!("{name}:1"),
             name,
-            to_control: Queue::new(limits::TO_CONTROL),
+            to_control: Queue::new(limits::TO_CONTROL, mix(setup.seed ^ 12, seed_of(number, 0))),
             links: BTreeMap::new(),
             condition: Condition::Dead,
             cuts: 0,
@@ -228,7 +259,6 @@ impl Node {
             backlog: VecDeque::new(),
             backlog_bytes: 0,
             weather: vec![Default::default(); setup.classes.len()],
-            listeners: 0,
             accepted: 0,
         }
     }
@@ -259,7 +289,17 @@ impl Node {
             shard.seats.push(None);
             u32::try_from(shard.seats.len() - 1).expect("sessions are counted in 32 bits")
         });
-        let seat = Seat { conn, class, slice: Seat::NOWHERE, since: Time::MAX, joined: false };
+        let seat = Seat {
+            conn,
+            class,
+            slice: Seat::NOWHERE,
+            was: Seat::NOWHERE,
+            turned: Time::ZERO,
+            since: Time::MAX,
+            joined: false,
+            cohort: Seat::NOWHERE,
+            path: shard.paths.get(usize::from(class)).copied().unwrap_or_default(),
+        };
         shard.seats[ix as usize] = Some(seat);
         if class == Seat::OTHER {
             shard.others.insert(ix);
@@ -304,21 +344,21 @@ impl Node {
 }
 
 impl Shard {
-    fn new(machine: NodeShard, classes: usize) -> Self {
+    fn new(machine: NodeShard, classes: usize, seed: u64) -> Self {
         Self {
             machine,
-            ticks: Queue::new(limits::TICK_QUEUE),
-            messages: Queue::new(limits::TO_SHARD),
+            ticks: Queue::new(limits::TICK_QUEUE, seed),
+            messages: Queue::new(limits::TO_SHARD, seed ^ 1),
             seats: Vec::new(),
             free: Vec::new(),
             sizes: Vec::new(),
-            names: Vec::new(),
+            seen: Vec::new(),
             dirty: false,
             slices: vec![0; classes],
+            paths: vec![(0, 0); classes],
             alone: vec![BTreeSet::new(); classes],
             others: BTreeSet::new(),
-            cohorts: (0..classes).map(|_| None).collect(),
-            firsts: vec![None; classes],
+            cohorts: (0..classes).map(|_| Default::default()).collect(),
             armed: Time::MAX,
         }
     }
@@ -326,4 +366,24 @@ impl Shard {
     pub(super) fn seat(&self, ix: SessionIx) -> Option<Seat> {
         self.seats.get(ix.0 as usize).copied().flatten()
     }
+
+    /// The slot of the cohort of a class that is sent this variant.
+    pub(super) fn cohort_in(&self, class: usize, slice: u8) -> Option<usize> {
+        self.cohorts[class].iter().position(|cohort| {
+            let leader = cohort.as_ref().and_then(|cohort| self.seat(SessionIx(cohort.leader)));
+            leader.is_some_and(|leader| leader.slice == slice)
+        })
+    }
+}
+
+fn seed_of(number: NodeIx, shard: u16) -> u64 {
+    (number as u64) << 16 | u64::from(shard)
+}
+
+/// A relay's key for re-home passes: another one in each of its lives.
+fn pass_key(setup: &Setup, number: NodeIx, life: u32) -> PassKey {
+    let mut seed = [0; 32];
+    let drawn = mix(setup.seed ^ 13, mix(number as u64, u64::from(life)));
+    seed[..8].copy_from_slice(&drawn.to_be_bytes());
+    PassKey::from_seed(seed)
 }

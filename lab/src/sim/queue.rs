@@ -13,6 +13,8 @@ use super::chance::Chance;
 pub(super) struct Queue<T> {
     waiting: VecDeque<(Time, T)>,
     most: usize,
+    /// A queue's own: what one node does changes no other's turns.
+    chance: Chance,
     /// While held, nothing comes out.
     pub(super) held: bool,
     /// What did not fit.
@@ -27,18 +29,19 @@ const STALL: Duration = Duration::from_millis(15);
 const STALLS: f64 = 0.01;
 
 impl<T> Queue<T> {
-    pub(super) fn new(most: usize) -> Self {
-        Self { waiting: VecDeque::new(), most, held: false, dropped: 0 }
+    pub(super) fn new(most: usize, seed: u64) -> Self {
+        let chance = Chance::new(seed);
+        Self { waiting: VecDeque::new(), most, chance, held: false, dropped: 0 }
     }
 
     /// Puts a message in; says when it comes out, or gives it back if the queue is full.
-    pub(super) fn push(&mut self, now: Time, item: T, chance: &mut Chance) -> Result<Time, T> {
+    pub(super) fn push(&mut self, now: Time, item: T) -> Result<Time, T> {
         if self.waiting.len() >= self.most {
             self.dropped += 1;
             return Err(item);
         }
-        let most = if chance.happens(STALLS) { STALL } else { TURN };
-        let takes = chance.within(most);
+        let most = if self.chance.happens(STALLS) { STALL } else { TURN };
+        let takes = self.chance.within(most);
         let after = self.waiting.back().map_or(Time::ZERO, |&(at, _)| at);
         let at = after.max(now + takes);
         self.waiting.push_back((at, item));
@@ -65,12 +68,11 @@ mod tests {
 
     #[test]
     fn a_queue_keeps_its_order_and_its_bound() {
-        let mut chance = Chance::new(1);
-        let mut queue = Queue::new(1_000);
+        let mut queue = Queue::new(1_000, 1);
         for n in 0..1_000 {
-            queue.push(Time::from_micros(n), n, &mut chance).unwrap();
+            queue.push(Time::from_micros(n), n).unwrap();
         }
-        assert_eq!(queue.push(Time::ZERO, 1_000, &mut chance), Err(1_000));
+        assert_eq!(queue.push(Time::ZERO, 1_000), Err(1_000));
         assert_eq!(queue.dropped, 1);
         let out: Vec<u64> = std::iter::from_fn(|| queue.pop(Time::from_millis(100))).collect();
         assert!(out.iter().copied().eq(0..1_000));
@@ -78,8 +80,8 @@ mod tests {
 
     #[test]
     fn nothing_comes_out_before_its_time_or_while_held() {
-        let mut queue = Queue::new(1);
-        let at = queue.push(Time::from_millis(5), 'x', &mut Chance::new(2)).unwrap();
+        let mut queue = Queue::new(1, 2);
+        let at = queue.push(Time::from_millis(5), 'x').unwrap();
         assert_eq!(queue.pop(Time::from_millis(5)), None);
         queue.held = true;
         assert_eq!(queue.pop(at), None);

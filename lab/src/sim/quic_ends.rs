@@ -3,11 +3,13 @@
 
 use stentor_proto::Time;
 use stentor_proto::fanout::SessionIx;
+use stentor_proto::listen::{Listen, ListenAction};
 use stentor_proto::node::{ControlEffect, Fanout, NodeControl, ShardEffect};
 use stentor_proto::token::{Signer, private_pem};
-use stentor_proto::wire::Framing;
+use stentor_proto::wire::{ClientMessage, Framing, encode_control};
 
-use super::ear::{Ear, Heard, hello};
+use super::arrivals::listener_settings;
+use super::ear::{Ear, Heard, Line};
 use super::model::Truth;
 use super::node::Node;
 use super::quic::{Brought, Peer, QuicOutcome};
@@ -153,7 +155,9 @@ impl Core {
 pub(super) struct Client {
     /// The first one speaks.
     speaker: Option<Speaker>,
-    ear: Ear,
+    at: usize,
+    /// A listener's, once its connection is there.
+    ear: Option<Ear>,
     welcomed: bool,
     /// When it connects, and then when its next frame is due.
     due: Time,
@@ -164,8 +168,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(at: usize, due: Time) -> Self {
         let speaker = (at == 0).then(|| Speaker::new("ada", 0));
-        let ear = Ear::default();
-        Self { speaker, ear, welcomed: false, due, connected: false, wrong: 0 }
+        Self { speaker, at, ear: None, welcomed: false, due, connected: false, wrong: 0 }
     }
 
     pub(super) const fn is_due_to_connect(&self) -> bool {
@@ -173,7 +176,8 @@ impl Client {
     }
 
     pub(super) fn timeout(&self) -> Time {
-        self.due.min(self.ear.timeout().unwrap_or(Time::MAX))
+        let listen = self.ear.as_ref().and_then(|ear| ear.listen.poll_timeout());
+        self.due.min(listen.unwrap_or(Time::MAX))
     }
 
     pub(super) fn handle_timeout(&mut self, now: Time, peer: &mut Peer) {
@@ -190,21 +194,29 @@ impl Client {
                 conn.datagram(bytes);
             }
         }
-        self.ask(now, peer);
+        if let Some(ear) = &mut self.ear
+            && ear.listen.poll_timeout().is_some_and(|due| due <= now)
+        {
+            ear.listen.handle_timeout(now);
+        }
+        self.act(now, peer);
     }
 
     pub(super) fn handle(&mut self, now: Time, peer: &mut Peer, brought: Brought, truth: &Truth) {
         let Some(conn) = peer.conns.values_mut().next() else { return };
         match (brought, &mut self.speaker) {
-            (Brought::Connected, None) => conn.control(&hello(None)),
+            (Brought::Connected, None) => {
+                let settings = listener_settings(self.at as u64, vec!["origin:1".into()]);
+                self.ear = Some(Ear::new(Listen::new(settings, now), now));
+            }
             (Brought::Connected, Some(speaker)) => {
                 if let Some(bytes) = signer().ok().and_then(|signer| speaker.hello(&signer)) {
                     conn.control(&bytes);
                 }
             }
             (Brought::Control(bytes), None) => {
-                let heard = self.ear.control(now, &bytes, truth);
-                self.count(heard);
+                let heard = self.ear.as_mut().map(|ear| ear.control(now, CONN, &bytes));
+                self.count(heard.unwrap_or_default());
             }
             (Brought::Control(bytes), Some(speaker)) => {
                 if speaker.control(&bytes) {
@@ -213,7 +225,11 @@ impl Client {
             }
             (Brought::Datagram(bytes), None) => {
                 let mut heard = Heard::default();
-                self.ear.datagram(now, bytes, truth, &mut heard);
+                if let Some(ear) = &mut self.ear
+                    && let Some(home) = ear.line(CONN).map(|line| line.home)
+                {
+                    ear.datagram(now, home, bytes, truth, &mut heard);
+                }
                 self.count(heard);
             }
             (Brought::Datagram(bytes), Some(speaker)) => {
@@ -223,7 +239,7 @@ impl Client {
             }
             (Brought::Unblocked | Brought::Closed, _) => {}
         }
-        self.ask(now, peer);
+        self.act(now, peer);
     }
 
     /// Counts what is due to a listener, and what of it never came.
@@ -233,12 +249,13 @@ impl Client {
         }
         outcome.joined += usize::from(self.welcomed);
         outcome.wrong += self.wrong;
-        outcome.repaired += self.ear.stats().window.repaired;
-        let first = self.ear.had.first().max(1);
+        let Some(ear) = &self.ear else { return };
+        outcome.repaired += ear.listen.reception().window.repaired;
+        let first = ear.had.first().max(1);
         let old = |&number: &u32| truth.issued(number).is_some_and(|at| at <= till);
         for number in (first..=truth.newest()).filter(old) {
             outcome.due += 1;
-            outcome.missing += u64::from(!self.ear.had.has(number));
+            outcome.missing += u64::from(!ear.had.has(number));
         }
     }
 
@@ -247,14 +264,32 @@ impl Client {
         self.wrong += u64::from(heard.twice + heard.altered) + u64::from(heard.broken);
     }
 
-    fn ask(&mut self, now: Time, peer: &mut Peer) {
-        while let Some(request) = self.ear.request(now) {
-            if let Some(conn) = peer.conns.values_mut().next() {
-                conn.datagram(request);
+    /// Does what the machine asks for. There is one node, so that the first session is the only one.
+    fn act(&mut self, now: Time, peer: &mut Peer) {
+        while let Some(action) = self.ear.as_mut().and_then(|ear| ear.listen.poll_action()) {
+            let (Some(conn), Some(ear)) = (peer.conns.values_mut().next(), &mut self.ear) else {
+                return;
+            };
+            match action {
+                ListenAction::Connect { home, hello, .. } if ear.lines.is_empty() => {
+                    ear.lines.push(Line::new(home, CONN, None));
+                    conn.control(&encode_control(&ClientMessage::Hello(*hello)));
+                }
+                ListenAction::Connect { home, .. } => ear.listen.handle_down(now, home, None),
+                ListenAction::SendDatagram { bytes, .. } => {
+                    conn.datagram(bytes);
+                }
+                ListenAction::Ended(_) => self.wrong += 1,
+                ListenAction::Leave { .. }
+                | ListenAction::Moved { .. }
+                | ListenAction::Waiting(_) => {}
             }
         }
     }
 }
+
+/// A client's connection.
+const CONN: u32 = 0;
 
 fn session(conn: usize) -> SessionIx {
     SessionIx(u32::try_from(conn).expect("there are 200 connections at most"))

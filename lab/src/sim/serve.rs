@@ -1,7 +1,7 @@
 //! What a node's shell does: it takes what the machines say where it belongs.
 
 use stentor_proto::Time;
-use stentor_proto::fanout::SessionIx;
+use stentor_proto::fanout::{SessionIx, Variant};
 use stentor_proto::node::{ControlEffect, Fanout, ShardEffect, Tick, ToControl, ToShard};
 use stentor_proto::wire::Datagram;
 
@@ -10,6 +10,8 @@ use super::node::{Node, Seat};
 use super::setup::Planted;
 use super::wires::Opener;
 use super::world::World;
+
+const VARIANTS: usize = Variant::ALL.len();
 
 impl World {
     /// Takes from control whatever it has to say.
@@ -164,7 +166,7 @@ impl World {
     fn queue_tick(&mut self, node: NodeIx, tick: &Tick) {
         for shard in 0..self.setup.shards {
             let queue = &mut self.nodes[node].shards[usize::from(shard)].ticks;
-            if let Ok(at) = queue.push(self.now, tick.clone(), &mut self.chance) {
+            if let Ok(at) = queue.push(self.now, tick.clone()) {
                 self.events.push(at, Event::Ticks(node, shard));
             }
         }
@@ -172,7 +174,7 @@ impl World {
 
     fn queue_message(&mut self, node: NodeIx, shard: u16, message: ToShard) {
         let Some(entry) = self.nodes[node].shards.get_mut(usize::from(shard)) else { return };
-        if let Ok(at) = entry.messages.push(self.now, message, &mut self.chance) {
+        if let Ok(at) = entry.messages.push(self.now, message) {
             self.events.push(at, Event::ToShard(node, shard));
         }
     }
@@ -222,23 +224,24 @@ impl World {
     }
 
     fn shard_effect(&mut self, node: NodeIx, shard: u16, effect: ShardEffect) {
-        let seat = |world: &Self, ix: SessionIx| {
-            world.nodes[node].shards[usize::from(shard)].seat(ix).map(|seat| seat.conn)
-        };
+        let shard_ = &self.nodes[node].shards[usize::from(shard)];
+        let seat = |ix: SessionIx| shard_.seat(ix);
         match effect {
             ShardEffect::SendControl { session, bytes } => {
-                if let Some(conn) = seat(self, session) {
+                // What a room's document says concerns no machine of a listener: where a cohort's
+                // stands for many, it is not brought to each of them.
+                let idle = |seat: &Seat| seat.cohort != Seat::NOWHERE && is_document(&bytes);
+                if let Some(Seat { conn, .. }) = seat(session).filter(|seat| !idle(seat)) {
                     self.send(conn, End::Accepter, What::Control(bytes));
                 }
             }
             ShardEffect::SendDatagram { session, bytes } => {
-                if let Some(conn) = seat(self, session) {
+                if let Some(Seat { conn, .. }) = seat(session) {
                     self.send(conn, End::Accepter, What::Datagram(bytes));
                 }
             }
             ShardEffect::Close { session, close } => {
-                self.counted.closed(close.code);
-                if let Some(conn) = seat(self, session) {
+                if let Some(Seat { conn, .. }) = seat(session) {
                     self.close(conn, End::Accepter, close);
                 }
             }
@@ -247,7 +250,7 @@ impl World {
     }
 
     pub(super) fn queue_to_control(&mut self, node: NodeIx, shard: u16, message: ToControl) {
-        match self.nodes[node].to_control.push(self.now, message, &mut self.chance) {
+        match self.nodes[node].to_control.push(self.now, message) {
             Ok(at) => self.events.push(at, Event::ToControl(node)),
             Err(_) => self.nodes[node].shards[usize::from(shard)].machine.handle_control_full(),
         }
@@ -257,56 +260,70 @@ impl World {
     /// listeners class by class.
     fn fan_out(&mut self, node: NodeIx, shard: u16, fanout: Fanout) {
         let at = usize::from(shard);
-        let slices: Vec<(usize, bytes::Bytes)> = self.nodes[node].shards[at]
-            .machine
-            .fanout(fanout)
-            .map(|(list, bytes)| (list.len(), bytes.clone()))
-            .collect();
+        let mut bytes: [Option<bytes::Bytes>; VARIANTS] = Default::default();
         let shard_ = &mut self.nodes[node].shards[at];
-        let offered: usize = slices.iter().map(|(size, _)| size).sum();
-        let size: usize = slices.iter().map(|(size, bytes)| size * bytes.len()).sum();
-        shard_.machine.handle_offered(self.now, offered as u64, size as u64);
-        self.counted.offered += offered as u64;
-        if shard_.dirty || !slices.iter().map(|(size, _)| size).eq(&shard_.sizes) {
+        let (mut offered, mut size, mut lists, mut same) = (0, 0, 0, true);
+        for (variant, list, datagram) in shard_.machine.fanout_by_variant(fanout) {
+            offered += list.len() as u64;
+            size += (list.len() * datagram.len()) as u64;
+            same &= shard_.sizes.get(lists) == Some(&(variant.index() as u8, list.len()));
+            lists += 1;
+            bytes[variant.index()].get_or_insert_with(|| datagram.clone());
+        }
+        same &= shard_.sizes.len() == lists;
+        shard_.machine.handle_offered(self.now, offered, size);
+        self.counted.offered += offered;
+        if shard_.dirty || !same {
             self.seat_all(node, shard, fanout);
         }
-        let names = self.nodes[node].shards[at].names.clone();
-        let seated = |world: &Self, ix: u32| world.nodes[node].shards[at].seat(SessionIx(ix));
-        let others: Vec<u32> = self.nodes[node].shards[at].others.iter().copied().collect();
-        for ix in others {
-            if let Some(Seat { conn, slice, .. }) = seated(self, ix)
-                && let Some(named) = names.iter().position(|&name| name == slice)
-                && let Some((_, bytes)) = slices.get(named)
+        let mut others = std::mem::take(&mut self.scratch);
+        others.clear();
+        others.extend(self.nodes[node].shards[at].others.iter().copied());
+        for &ix in &others {
+            if let Some(seat) = self.nodes[node].shards[at].seat(SessionIx(ix))
+                && let Some(Some(datagram)) = bytes.get(usize::from(seat.slice))
             {
-                self.send(conn, End::Accepter, What::Datagram(bytes.clone()));
+                self.send(seat.conn, End::Accepter, What::Datagram(datagram.clone()));
             }
         }
+        self.scratch = others;
         if self.nodes[node].cuts > 0 {
             return;
         }
         for class in 0..self.setup.classes.len() {
-            let held = self.nodes[node].shards[at].slices[class];
-            for (&name, (_, bytes)) in names.iter().zip(&slices) {
-                if held & (1 << name) != 0 {
-                    self.spread_to(node, shard, (class, name), bytes.clone());
-                }
+            if self.nodes[node].shards[at].slices[class] != 0 {
+                self.spread_to(node, shard, class, &bytes);
             }
         }
     }
 
-    fn spread_to(&mut self, node: NodeIx, shard: u16, at: (usize, u8), bytes: bytes::Bytes) {
-        let (class, slice) = at;
+    fn spread_to(
+        &mut self,
+        node: NodeIx,
+        shard: u16,
+        class: usize,
+        bytes: &[Option<bytes::Bytes>; VARIANTS],
+    ) {
         let (arrives, lost) = self.class_path(node, class, End::Accepter);
-        let spread = Spread {
-            node,
-            shard,
-            class: u8::try_from(class).expect("there are 8 classes at most"),
-            slice,
-            bytes,
-            sent: self.now,
-            lost,
-        };
-        self.events.push(arrives, Event::Spread(Box::new(spread)));
+        let shard_ = &mut self.nodes[node].shards[usize::from(shard)];
+        let path = &mut shard_.paths[class];
+        *path = (path.0 + 1, path.1 + u32::from(lost));
+        let held = shard_.slices[class];
+        for (slice, datagram) in bytes.iter().enumerate() {
+            let Some(datagram) = datagram.as_ref().filter(|_| held & (1 << slice) != 0) else {
+                continue;
+            };
+            let spread = Spread {
+                node,
+                shard,
+                class: u8::try_from(class).expect("there are 8 classes at most"),
+                slice: slice as u8,
+                bytes: datagram.clone(),
+                sent: self.now,
+                lost,
+            };
+            self.events.push(arrives, Event::Spread(Box::new(spread)));
+        }
     }
 
     /// The planted bug of a merge that keeps second copies: what has been passed on goes on again.
@@ -326,4 +343,10 @@ impl World {
             }
         }
     }
+}
+
+/// Whether a control message is a room's document.
+fn is_document(bytes: &[u8]) -> bool {
+    const DOCUMENT: &[u8] = b"{\"type\":\"room\",";
+    bytes.get(2..).is_some_and(|json| json.starts_with(DOCUMENT))
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use stentor_proto::admission::DoorSettings;
+
 use super::fault::Fault;
 use super::link::{Line, Loss};
 
@@ -57,8 +59,16 @@ pub struct Setup {
     pub fan_out: u32,
     /// Listeners in all.
     pub listeners: usize,
-    /// Within how long they join.
+    /// Within how long they join, evenly.
     pub join: Duration,
+    /// How they join instead, if it says anything: seconds since the doors opened, and listeners a
+    /// second at that time; between two of them the rate changes evenly, after the last all who are
+    /// left come at once.
+    pub curve: Vec<(f64, f64)>,
+    /// What each relay lets in.
+    pub door: DoorSettings,
+    /// Sessions that a relay may carry; `None` for those that fall to it twice over.
+    pub places: Option<u32>,
     /// The share of the listeners that leaves, and comes anew, in a second.
     pub churn: f64,
     /// How they are connected.
@@ -90,6 +100,9 @@ impl Setup {
             fan_out: 4,
             listeners: 20_000,
             join: Duration::from_secs(5),
+            curve: Vec::new(),
+            door: door(),
+            places: None,
             churn: 0.001,
             classes: classes(),
             sample: 0.01,
@@ -110,8 +123,33 @@ impl Setup {
     /// Sessions that a relay may carry: the listeners that fall to it twice over, for the largest
     /// of its siblings may die, and its children.
     pub(super) fn capacity(&self) -> u32 {
+        if let Some(places) = self.places {
+            return places.max(self.children() + 64);
+        }
         let listeners = 2 * self.listeners.div_ceil(self.relays.max(1));
         u32::try_from(listeners).unwrap_or(u32::MAX).saturating_add(self.children() + 64)
+    }
+
+    /// How long it takes until all have set out.
+    #[must_use]
+    pub fn gathering(&self) -> Duration {
+        let last = self.curve.last().map(|&(seconds, _)| seconds);
+        last.map_or(self.join, |s| Duration::try_from_secs_f64(s).unwrap_or(self.join))
+    }
+
+    /// One shard's part of what a relay lets in.
+    pub(super) fn door_of(&self, shard: u16) -> DoorSettings {
+        let share = |whole: u32| {
+            let shards = u32::from(self.shards);
+            (whole / shards + u32::from(u32::from(shard) < whole % shards)).max(1)
+        };
+        DoorSettings {
+            listeners: share(self.door.listeners),
+            joins_per_s: share(self.door.joins_per_s),
+            returns_per_s: share(self.door.returns_per_s),
+            tickets_per_s: share(self.door.tickets_per_s),
+            ..self.door
+        }
     }
 
     /// Children that a relay may have.
@@ -133,6 +171,10 @@ impl Setup {
         within("shards", usize::from(self.shards), 1, 64)?;
         within("listeners", self.listeners, 0, 16_000_000)?;
         within("children of the origin", self.fan_out as usize, 2, 1_024)?;
+        let rising = self.curve.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        if !rising || self.curve.iter().any(|&(at, rate)| !(at >= 0.0 && rate >= 0.0)) {
+            return Err("the times of arrivals rise from 0, and no rate is below 0".into());
+        }
         within("classes", self.classes.len(), 1, 8)?;
         let seconds = self.virtual_time.as_secs() as usize;
         within("virtual seconds", seconds, 10, 86_400)?;
@@ -144,9 +186,49 @@ impl Setup {
         Ok(())
     }
 
+    /// The command that makes this world again.
+    #[must_use]
+    pub fn command(&self) -> String {
+        let list = |items: Vec<String>| match items.is_empty() {
+            true => "none".to_owned(),
+            false => items.join(","),
+        };
+        let faults = list(self.faults.iter().map(ToString::to_string).collect());
+        let Self { seed, relays, fan_out, shards, listeners, churn, sample, .. } = self;
+        let (join, seconds) = (self.join.as_secs_f64(), self.virtual_time.as_secs_f64());
+        let loss = self.backbone.loss.share();
+        let mut command = format!(
+            "stentor sim --seed {seed} --relays {relays} --fan-out {fan_out} --shards {shards} \
+             --listeners {listeners} --join-s {join} --churn {churn} --sample {sample} \
+             --loss {loss} --faults {faults} --virtual-s {seconds}",
+        );
+        if !self.curve.is_empty() {
+            let points = self.curve.iter().map(|(at, rate)| format!("{at}:{rate}"));
+            command.push_str(&format!(" --arrivals {}", list(points.collect())));
+        }
+        if self.door.joins_per_s != door().joins_per_s {
+            command.push_str(&format!(" --joins-per-s {}", self.door.joins_per_s));
+        }
+        if let Some(places) = self.places {
+            command.push_str(&format!(" --places {places}"));
+        }
+        command
+    }
+
     fn losses(&self) -> impl Iterator<Item = f64> {
         let lines = self.classes.iter().map(|class| &class.line).chain([&self.backbone]);
         lines.map(|line| line.loss.share())
+    }
+}
+
+/// The door of a relay as it is configured by default.
+#[must_use]
+pub fn door() -> DoorSettings {
+    DoorSettings {
+        joins_per_s: 2_000,
+        returns_per_s: 2_000,
+        tickets_per_s: 1_000,
+        ..DoorSettings::default()
     }
 }
 

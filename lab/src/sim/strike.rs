@@ -47,6 +47,7 @@ impl World {
                 FaultKind::Partition => self.nodes[node].side ^= 1,
                 FaultKind::Loss => self.lossy(node, LOSS),
                 FaultKind::ControlGone => self.parked = Some(Vec::new()),
+                FaultKind::Rebind => self.rebind(node),
             }
         }
         self.struck[at] = Struck { nodes, fired: true };
@@ -71,6 +72,7 @@ impl World {
                 FaultKind::Partition => self.nodes[node].side ^= 1,
                 FaultKind::Loss => self.lossy(node, self.setup.backbone.loss),
                 FaultKind::ControlGone => self.unpark(),
+                FaultKind::Rebind => {}
             }
         }
         self.flush_stalled();
@@ -100,6 +102,7 @@ impl World {
             | FaultKind::Stop
             | FaultKind::BlackHole
             | FaultKind::Drain
+            | FaultKind::Rebind
             | FaultKind::Loss => {
                 let drawn = self.chance.below(well.len());
                 let named = relay.filter(|number| well.contains(number));
@@ -131,7 +134,9 @@ impl World {
     /// Another life of a node, which has not started: nothing of the former one is left.
     fn reborn(&mut self, node: NodeIx) {
         for conn in self.ends_of(node) {
-            if let Some(listener) = self.wires.listener(conn) {
+            if let Some(listener) = self.wires.listener(conn)
+                && self.crowd.conn_of(listener) == Some(conn)
+            {
                 self.unfold(listener);
             }
             let ours = self.end_at(conn, node);
@@ -141,9 +146,9 @@ impl World {
             }
         }
         let was = &self.nodes[node];
-        let (life, cuts, side, listeners) = (was.life + 1, was.cuts, was.side, was.listeners);
+        let (life, cuts, side) = (was.life + 1, was.cuts, was.side);
         let mut relay = Node::relay(&self.setup, node, life, self.now);
-        (relay.cuts, relay.side, relay.listeners) = (cuts, side, listeners);
+        (relay.cuts, relay.side) = (cuts, side);
         self.nodes[node] = relay;
     }
 
@@ -173,6 +178,20 @@ impl World {
         match self.wires.conns[conn as usize].opener {
             Opener::Uplink(child, _) if child == node => End::Opener,
             _ => End::Accepter,
+        }
+    }
+
+    /// The addresses of a relay's listeners change, as when a network's NAT forgets its bindings: the
+    /// relay learns it from the next packet of each.
+    fn rebind(&mut self, node: NodeIx) {
+        for conn in self.ends_of(node) {
+            if let Some(listener) = self.wires.listener(conn) {
+                if self.crowd.conn_of(listener) == Some(conn) {
+                    self.unfold(listener);
+                }
+                self.wires.conns[conn as usize].stale = true;
+                self.counted.rebound += 1;
+            }
         }
     }
 

@@ -38,6 +38,8 @@ pub(super) struct Conn {
     order: [Time; 2],
     /// Whether a child wants the room of it: it may have given it back before the answer came.
     wanted: bool,
+    /// The opener's address has changed, and the accepter does not know: what it sends goes astray.
+    pub(super) stale: bool,
 }
 
 /// All connections, and the links between nodes.
@@ -87,6 +89,7 @@ impl World {
             open,
             order,
             wanted: false,
+            stale: false,
         });
         self.send(conn, End::Opener, What::Open);
         conn
@@ -99,13 +102,19 @@ impl World {
             return;
         }
         let to = from.other();
+        let astray = from == End::Accepter && connection.stale;
         if matches!(what, What::Datagram(_)) {
+            if astray {
+                return;
+            }
             if let Passage::Arrives(at) = self.datagram_passes(conn, from, what.size()) {
                 self.events.push(at, Event::Arrive(Packet { conn, to, what }));
             }
             return;
         }
         match self.stream_passes(conn, from, what.size()) {
+            _ if astray && matches!(what, What::Closed(_)) => self.watch_idle(conn),
+            _ if astray => self.wires.stalled.push(Packet { conn, to, what }),
             Some(at) => {
                 let order = &mut self.wires.conns[conn as usize].order[to as usize];
                 *order = at.max(*order);
@@ -141,10 +150,25 @@ impl World {
         if !connection.open[packet.to as usize] {
             return self.reset(packet.conn, packet.to);
         }
+        if packet.to == End::Accepter && connection.stale {
+            self.found_again(packet.conn);
+        }
         match (packet.to, packet.what) {
             (to, What::Closed(close)) => self.ended(packet.conn, to, Some(*close)),
             (End::Accepter, what) => self.accepter_takes(packet.conn, connection, what),
             (End::Opener, what) => self.opener_takes(packet.conn, connection, what),
+        }
+    }
+
+    /// A packet from a listener's new address: its relay answers there from here on, and what the
+    /// stream held back is sent again.
+    fn found_again(&mut self, conn: ConnIx) {
+        self.wires.conns[conn as usize].stale = false;
+        let (ours, others): (Vec<Packet>, Vec<Packet>) =
+            std::mem::take(&mut self.wires.stalled).into_iter().partition(|p| p.conn == conn);
+        self.wires.stalled = others;
+        for packet in ours {
+            self.send(packet.conn, packet.to.other(), packet.what);
         }
     }
 
@@ -177,7 +201,9 @@ impl World {
                     self.pump_control(node);
                 }
             }
-            (End::Opener, Opener::Listener(listener)) => self.listener_closed(listener, close),
+            (End::Opener, Opener::Listener(listener)) => {
+                self.listener_closed(conn, listener, close)
+            }
             (End::Opener, Opener::Speaker(_)) => {}
             (End::Accepter, opener) => {
                 if let Opener::Uplink(node, _) = opener {
@@ -226,7 +252,7 @@ impl World {
     fn opener_takes(&mut self, conn: ConnIx, connection: Conn, what: What) {
         match connection.opener {
             Opener::Uplink(node, link) => self.uplink_takes(conn, node, link, what),
-            Opener::Listener(listener) => self.listener_takes(listener, what),
+            Opener::Listener(listener) => self.listener_takes(conn, listener, what),
             Opener::Speaker(speaker) => self.speaker_takes(conn, speaker, what),
         }
     }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use stentor_proto::Time;
 use stentor_proto::node::ToControl;
 use stentor_proto::token::{Signer, private_pem};
+use stentor_proto::{Time, limits};
 
 use super::chance::Chance;
 use super::crowd::Crowd;
@@ -52,6 +52,8 @@ pub struct World {
     pub(super) quiet_since: Option<Time>,
     /// What the origin's control has not heard of relays, while it hears nothing of them.
     pub(super) parked: Option<Vec<ToControl>>,
+    /// Sessions that are being looked at, kept so that none is allocated.
+    pub(super) scratch: Vec<u32>,
 }
 
 impl World {
@@ -82,6 +84,7 @@ impl World {
             active: 0,
             quiet_since: Some(BEGIN),
             parked: None,
+            scratch: Vec::new(),
             setup,
         };
         world.plan();
@@ -124,14 +127,22 @@ impl World {
         }
         self.events.push(opens, Event::Joins);
         if self.setup.churn > 0.0 {
-            self.events.push(opens + self.setup.join, Event::Churn);
+            self.events.push(opens + self.setup.gathering(), Event::Churn);
+        }
+        self.events.push(opens, Event::Second);
+        for node in 0..self.nodes.len() {
+            for shard in 0..self.setup.shards {
+                let after = self.chance.within(limits::PATH_SAMPLE_EVERY);
+                self.events.push(opens + after, Event::Paths(node, shard));
+            }
         }
         self.events.push(opens, Event::Check);
         for at in 0..self.setup.faults.len() {
             let fault = &self.setup.faults[at];
-            let spare = self.end.since(opens + self.setup.join);
+            let gathered = opens + self.setup.gathering();
+            let spare = self.end.since(gathered);
             let when = fault.at.unwrap_or_else(|| self.chance.within(spare / 2));
-            self.events.push(opens + self.setup.join + when, Event::Strike(at));
+            self.events.push(gathered + when, Event::Strike(at));
         }
     }
 
@@ -145,7 +156,11 @@ impl World {
             Event::ControlTimer(node) => self.on_control_timer(node),
             Event::ShardTimer(node, shard) => self.on_shard_timer(node, shard),
             Event::ListenerTimer(listener) => self.on_listener_timer(listener),
-            Event::CohortTimer(node, shard, class) => self.on_cohort_timer(node, shard, class),
+            Event::CohortTimer(node, shard, class, slot) => {
+                self.on_cohort_timer((node, shard, class), slot);
+            }
+            Event::Paths(node, shard) => self.on_paths(node, shard),
+            Event::Second => self.on_second(),
             Event::SpeakerTimer(speaker) => self.on_speaker_timer(speaker),
             Event::Start(node) => self.start(node),
             Event::Idle(conn) => self.on_idle(conn),

@@ -64,8 +64,15 @@ impl Worlds {
         let Some(last) = self.outcomes.last() else { return String::new() };
         let charts = [
             bars("Delay from the origin's control, p99", "level", "ms", &delays(last)),
+            bars("Ticks that relays gave up", "level", "% of ticks", &lost(last)),
             bars("Ticks that never came, by class", "class", "% of ticks", &losses(last)),
-            bars("Time without new ticks", "ms, up to", "listeners", &gaps(last)),
+            bars("Time to recover: without new ticks", "ms, up to", "moves", &moves(last)),
+            bars(
+                "Time without new ticks, of 200 ms and more",
+                "ms, up to",
+                "listeners",
+                &gaps(last),
+            ),
             bars("Listeners by relay, the first level first", "relay", "listeners", &loads(last)),
         ];
         let violation = |v: &super::Violation| {
@@ -110,18 +117,46 @@ fn of_world(report: &mut Report, last: &Outcome) {
     report.set("received", last.tally.received);
     report.set("repaired", last.tally.repaired);
     report.set("lost", last.tally.lost);
-    let level = |l: &super::LevelDelay| json!({"level": l.level, "relays": l.relays, "p50_ms": l.p50_ms, "p99_ms": l.p99_ms});
+    of_listeners(report, last);
+    let level = |l: &super::LevelDelay| json!({"level": l.level, "relays": l.relays, "p50_ms": l.p50_ms, "p99_ms": l.p99_ms, "ticks": l.ticks, "lost": l.lost});
     report.set("delays", last.delays.iter().map(level).collect::<Vec<Value>>());
-    let class =
-        |c: &super::ClassLoss| json!({"class": c.class, "ticks": c.ticks, "missing": c.missing});
+    let class = |c: &super::ClassLoss| {
+        json!({"class": c.class, "ticks": c.ticks, "missing": c.missing,
+            "received": c.tally.received, "repaired": c.tally.repaired, "lost": c.tally.lost})
+    };
     report.set("classes", last.losses.iter().map(class).collect::<Vec<Value>>());
     report.set("fingerprint", format!("{:016x}", last.fingerprint));
+}
+
+fn of_listeners(report: &mut Report, last: &Outcome) {
+    let (doors, moves) = (&last.doors, &last.rehomed);
+    report.set("set_out", doors.set_out);
+    report.set("attempts", doors.attempts);
+    report.set("told_to_wait", doors.told_to_wait);
+    report.set("waiting_most", doors.waiting_most);
+    report.set("first_sound_ms_p50", doors.first_sound_ms_p50);
+    report.set("first_sound_ms_p99", doors.first_sound_ms_p99);
+    let gave_up = |&(code, count): &(&str, u64)| json!({"code": code, "listeners": count});
+    report.set("gave_up", doors.gave_up.iter().map(gave_up).collect::<Vec<Value>>());
+    report.set("moved_silent", moves.silent);
+    report.set("moved_lost", moves.lost);
+    report.set("moved_asked", moves.asked);
+    report.set("returned_percent", moves.returned_percent);
+    report.set("move_gap_ms_p50", moves.gap_ms_p50);
+    report.set("move_gap_ms_p99", moves.gap_ms_p99);
+    report.set("rebound", moves.rebound);
 }
 
 type Bars = Vec<(String, f64)>;
 
 fn delays(outcome: &Outcome) -> Bars {
     outcome.delays.iter().map(|l| (l.level.to_string(), l.p99_ms)).collect()
+}
+
+fn lost(outcome: &Outcome) -> Bars {
+    let percent =
+        |l: &super::LevelDelay| 100.0 * l.lost as f64 / ((l.ticks + l.lost) as f64).max(1.0);
+    outcome.delays.iter().map(|l| (l.level.to_string(), percent(l))).collect()
 }
 
 fn losses(outcome: &Outcome) -> Bars {
@@ -135,16 +170,23 @@ fn loads(outcome: &Outcome) -> Bars {
     outcome.loads.iter().enumerate().map(load).collect()
 }
 
-/// The gaps in steps of 250 ms, the last of which holds all that are longer.
 fn gaps(outcome: &Outcome) -> Bars {
-    const STEP_MS: u64 = 250;
+    steps(&outcome.gaps, 250)
+}
+
+fn moves(outcome: &Outcome) -> Bars {
+    steps(&outcome.move_gaps, 50)
+}
+
+/// Times in steps, the last of which holds all that are longer.
+fn steps(times: &[(u64, u64)], step_ms: u64) -> Bars {
     const STEPS: usize = 24;
     let mut steps = [0; STEPS];
-    for &(ms, listeners) in &outcome.gaps {
-        let step = usize::try_from(ms / STEP_MS).unwrap_or(STEPS);
+    for &(ms, listeners) in times {
+        let step = usize::try_from(ms / step_ms).unwrap_or(STEPS);
         steps[step.min(STEPS - 1)] += listeners;
     }
-    let name = |at: usize| (STEP_MS * (at as u64 + 1)).to_string();
+    let name = |at: usize| (step_ms * (at as u64 + 1)).to_string();
     steps.iter().enumerate().map(|(at, &count)| (name(at), count as f64)).collect()
 }
 
@@ -215,7 +257,7 @@ mod tests {
         let mut worlds = Worlds::start();
         worlds.add(run(setup).unwrap());
         let page = worlds.page();
-        assert_eq!(page.matches("<svg").count(), 4, "{page}");
+        assert_eq!(page.matches("<svg").count(), 6, "{page}");
         let report = worlds.report().finish();
         for name in [
             "seed",
@@ -228,6 +270,9 @@ mod tests {
             "gap_ms_p99",
             "origin_messages_per_s",
             "peak_rss_mib",
+            "cores",
+            "seconds",
+            "returned_percent",
         ] {
             assert!(report[name].is_number(), "{name}: {report}");
         }
