@@ -204,9 +204,12 @@ impl World {
         let now = self.now;
         let Some(ear) = self.crowd.ear(listener) else { return };
         ear.armed = None;
+        // From here on it acts for itself: a cohort would dissolve.
+        let doubts = now >= ear.listen.doubts_at();
         if ear.listen.poll_timeout().is_some_and(|due| due <= now) {
             ear.listen.handle_timeout(now);
         }
+        self.crowd.listeners[listener as usize].apace &= !doubts;
         self.act(listener);
     }
 
