@@ -157,6 +157,11 @@ impl World {
                     self.send(conn, End::Opener, What::Datagram(bytes));
                 }
             }
+            ListenAction::Say { home, message } => {
+                if let Some(conn) = conn_of(self, home) {
+                    self.send(conn, End::Opener, What::Control(encode_control(&*message)));
+                }
+            }
             ListenAction::Leave { home } => {
                 let Some(conn) = conn_of(self, home) else { return };
                 if let Some(ear) = self.crowd.ear(listener) {

@@ -279,6 +279,7 @@ impl Client {
                 ListenAction::SendDatagram { bytes, .. } => {
                     conn.datagram(bytes);
                 }
+                ListenAction::Say { message, .. } => conn.control(&encode_control(&*message)),
                 ListenAction::Ended(_) => self.wrong += 1,
                 ListenAction::Leave { .. }
                 | ListenAction::Moved { .. }

@@ -44,7 +44,8 @@ impl Listen {
         let whole = self.reception.as_ref().is_some_and(|r| r.poll_timeout().is_none());
         let here = self.homes.first().is_some_and(|home| Some(home.id) == self.current);
         let alone = self.homes.len() == 1 && self.moving.is_none() && self.actions.is_empty();
-        whole && here && alone && self.probes == 0
+        // What a listener reports of its sound is its own.
+        whole && here && alone && self.probes == 0 && self.reporter.is_none()
     }
 
     /// When the listener looks for another relay unless its session is heard before: until then
