@@ -622,7 +622,7 @@ pub const CERTIFICATE_HASHES: usize = 2;
 /// Bytes of such a hash: SHA-256 in base64url.
 pub const CERTIFICATE_HASH_BYTES: usize = 43;
 /// A page has this long to take the reason of a close before its connection ends.
-pub const H3_FAREWELL: Duration = Duration::from_secs(1);
+pub const H3_FAREWELL: Duration = Duration::from_secs(3);
 
 const _: () = assert!(
     H3_REQUEST_BYTES + H3_SETTINGS_BYTES + H3_CAPSULE_BYTES <= H3_OTHER_BYTES
