@@ -7,6 +7,9 @@ import { showRoom } from './room.js';
 const app = /** @type {HTMLElement} */ (document.getElementById('app'));
 const [, place, name] = /^\/(rooms|new)?\/?(.*)$/.exec(location.pathname) ?? [];
 
+// A link with a token that is opened in the tab of its room changes nothing but the fragment.
+addEventListener('hashchange', () => location.hash && location.reload());
+
 const { hash } = location;
 if (hash) {
     // A token does not stay in the address bar, in the history or in a picture of the screen.

@@ -42,6 +42,8 @@ export class Visitor {
     /** @type {string | null} */
     #listenerToken = null;
     #refreshing = false;
+    /** Whether the room's document is not for this person. */
+    #refused = false;
     /** Counts openings: what an older one was waiting for is not wanted. */
     #opening = 0;
 
@@ -346,7 +348,7 @@ export class Visitor {
     /** Looks at a room that one does not listen to. */
     async #look() {
         const { state } = this.model;
-        const over = state.phase === 'ended' && OVER.includes(state.name);
+        const over = this.#refused || state.phase === 'ended' && OVER.includes(state.name);
         if (isListening(this.model) || over || document.hidden && this.model.room) {
             return;
         }
@@ -356,7 +358,9 @@ export class Visitor {
                 this.#set({ room: infoOfApi(room), problem: '' });
             }
         } catch (error) {
-            const { code, message } = error instanceof Problem ? error : { code: 'failed', message: '' };
+            const { code, message, status } = error instanceof Problem ? error : { code: 'failed', message: '', status: 0 };
+            // Without another token the answer stays the same.
+            this.#refused = status === 401 || status === 403;
             if (this.model.room === null) {
                 this.#set({ problem: endText(code, message) });
             }
