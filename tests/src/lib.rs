@@ -94,38 +94,61 @@ impl Drop for Process {
 pub struct Tree {
     /// Where the origin serves.
     pub origin: SocketAddr,
-    /// Where the relays serve, the first level first.
+    /// Where the relays serve, in the order in which they were started.
     pub relays: Vec<SocketAddr>,
     /// Everything of the run is in here.
     pub dir: tempfile::TempDir,
-    _nodes: Vec<Process>,
+    /// The origin, then the relays.
+    nodes: Vec<Option<Process>>,
 }
 
 impl Tree {
-    /// Starts an origin and `levels` relays and waits until all are ready.
+    /// Starts an origin and `levels` relays, one below the other, and waits until all are ready.
     ///
     /// # Panics
     /// When one does not become ready.
     #[must_use]
     pub fn start(levels: usize) -> Self {
+        Self::of_levels(1..=levels, &[])
+    }
+
+    /// Starts an origin, with `flags` beside its usual ones, and a relay for each of these levels, `relay-1`
+    /// being the first, and waits until all are ready.
+    ///
+    /// # Panics
+    /// When one does not become ready.
+    #[must_use]
+    pub fn of_levels(levels: impl IntoIterator<Item = usize>, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (origin, admin) = free_ports();
         let mut nodes = Vec::new();
         let mut node = command("stentor-origin");
-        nodes.push(Process::start(node.args(node_flags(dir.path(), origin, admin))));
+        node.args(flags);
+        nodes.push(Some(Process::start(node.args(node_flags(dir.path(), origin, admin)))));
         wait_ready("origin", admin);
         let mut relays = Vec::new();
-        for level in 1..=levels {
+        for (ix, level) in levels.into_iter().enumerate() {
+            let name = format!("relay-{}", ix + 1);
             let (address, admin) = free_ports();
             let mut node = command("stentor-relay");
             node.args(node_flags(dir.path(), address, admin));
             node.arg(format!("--origin={origin}"));
-            node.args([format!("--id=relay-{level}"), format!("--level={level}")]);
-            nodes.push(Process::start(&mut node));
-            wait_ready(&format!("relay-{level}"), admin);
+            node.args([format!("--id={name}"), format!("--level={level}")]);
+            nodes.push(Some(Process::start(&mut node)));
+            wait_ready(&name, admin);
             relays.push(address);
         }
-        Self { origin, relays, dir, _nodes: nodes }
+        Self { origin, relays, dir, nodes }
+    }
+
+    /// Kills the relay `relay-N`.
+    ///
+    /// # Panics
+    /// When there is none of this name.
+    pub fn kill(&mut self, relay: &str) {
+        let number = relay.strip_prefix("relay-").and_then(|number| number.parse::<usize>().ok());
+        let node = number.filter(|&number| number > 0).and_then(|ix| self.nodes.get_mut(ix));
+        *node.unwrap_or_else(|| panic!("there is no {relay}")) = None;
     }
 
     /// The development directory.

@@ -1,6 +1,11 @@
 //! What a page in a real browser meets.
 #![allow(clippy::unwrap_used, reason = "helpers of tests unwrap as tests do")]
+#![allow(clippy::print_stdout, reason = "figures that were seen are shown with the test")]
 
+mod access;
+mod cast;
+mod hostile;
+mod room;
 mod webtransport;
 
 use serde_json::json;
