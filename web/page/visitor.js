@@ -42,6 +42,8 @@ export class Visitor {
     /** @type {string | null} */
     #listenerToken = null;
     #refreshing = false;
+    /** Whether the host is ending the room: there will be nothing to ask for. */
+    #ending = false;
     /** Whether the room's document is not for this person. */
     #refused = false;
     /** Counts openings: what an older one was waiting for is not wanted. */
@@ -72,6 +74,7 @@ export class Visitor {
 
     async listen() {
         performance.mark('stentor:click');
+        this.#ending = false;
         const opening = ++this.#opening;
         this.#set({ state: { phase: 'joining' }, notice: '', problem: '' });
         const { port1, port2 } = new MessageChannel();
@@ -207,9 +210,11 @@ export class Visitor {
     }
 
     async endRoom() {
+        this.#ending = true;
         try {
             await this.#api.end(this.model.name);
         } catch (error) {
+            this.#ending = false;
             this.#setHost({ error: error instanceof Error ? error.message : String(error) });
         }
     }
@@ -406,14 +411,17 @@ export class Visitor {
 
     /** Asks for all that a host sees. What happens meanwhile is asked for once more. */
     async #refresh() {
-        const { state } = this.model;
-        if (this.#refreshing || state.phase === 'ended' && OVER.includes(state.name)) {
+        if (this.#refreshing) {
             return;
         }
         this.#refreshing = true;
         // Events come in bursts.
         await new Promise((resolve) => setTimeout(resolve, 150));
         this.#refreshing = false;
+        const { state } = this.model;
+        if (this.#ending || state.phase === 'ended' && OVER.includes(state.name)) {
+            return;
+        }
         try {
             const [participants, stats] = await Promise.all([
                 this.#api.participants(this.model.name), this.#api.stats(this.model.name),
