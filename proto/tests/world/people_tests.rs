@@ -211,14 +211,14 @@ fn a_hand_that_is_raised_again_on_another_relay_outlives_the_former_session() {
     world.say(4, &ClientMessage::Hand { raised: true });
     world.step(1_000);
     let first = world.ask(|origin, _| origin.participants("hall").unwrap().hands[0].clone());
-    let again = Hand { sequence: first.sequence + 500, ..first.clone() };
+    let again = Hand { sequence: first.sequence + 500, ..first };
     world.ask(|origin, now| {
         origin.handle_message(now, ToControl::Hands { hands: vec![again.clone()] });
     });
     world.hang_up(world.listeners[4].conn);
     world.step(1_000);
     let hands = |world: &mut World| world.ask(|o, _| o.participants("hall").unwrap().hands);
-    assert_eq!(hands(&mut world), [again.clone()]);
+    assert_eq!(hands(&mut world), std::slice::from_ref(&again));
     let lowered = Hand { raised: false, ..again };
     world.ask(|origin, now| {
         origin.handle_message(now, ToControl::Hands { hands: vec![lowered.clone()] });
