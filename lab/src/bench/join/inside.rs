@@ -85,7 +85,8 @@ pub fn inside(options: &InsideOptions, ready: impl FnOnce()) -> Result<String> {
         acks: Acks::Patient,
         sockets: SOCKETS,
         at_once: 32,
-        rehomes: false,
+        // More come in a second than return: the rest waits as told.
+        rehomes: true,
     })?;
     crowd.show_pass(&pass(&dev, &options.room)?);
     crowd.grow(options.listeners, JOIN_WITHIN)?;
