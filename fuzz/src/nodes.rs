@@ -254,6 +254,9 @@ impl Shard {
                 ShardEffect::ToControl(ToControl::RelayJoin { session, .. }) => {
                     self.keys.push(session);
                 }
+                ShardEffect::AwaitControl { session } => {
+                    self.node.handle_control_written(self.now, session);
+                }
                 ShardEffect::SendControl { .. } | ShardEffect::ToControl(_) => {}
             }
         }

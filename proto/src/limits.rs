@@ -241,6 +241,14 @@ pub const MET_AGAIN: Duration = Duration::from_secs(30);
 pub const MEETS_PER_ROOM: usize = 256;
 /// Things that happened in rooms and wait to be told to those who follow.
 pub const NEWS: usize = 1_024;
+/// A room's document goes to its listeners on one shard over this: thousands of messages at once would
+/// hold up the next ticks.
+pub const DOCUMENT_SPREAD: Duration = Duration::from_millis(400);
+/// What a session is owed is written in pieces of this and at most one message more: it fits the
+/// backlog of a connection beside whatever else it is told.
+pub const OWED_BYTES: usize = 8 * 1024;
+// A piece, a document and the answer to a subscription before it.
+const _: () = assert!(OWED_BYTES + CONTROL_BYTES + 4_096 <= CONTROL_BACKLOG_BYTES);
 /// Counts in a room's document change at most this often.
 pub const COUNTS_EVERY: Duration = Duration::from_secs(1);
 

@@ -131,6 +131,20 @@ impl Revoked {
         pages
     }
 
+    /// The first of [`Self::pages`].
+    #[must_use]
+    pub fn next_page(&self, room: &str, generation: u64, len: usize) -> Option<RevokedPage> {
+        let anew = generation != self.generation;
+        let known = if anew { 0 } else { len.min(self.entries.len()) };
+        let until = self.entries.len().min(known + limits::REVOKED_PER_PAGE);
+        (anew || until > known).then(|| RevokedPage {
+            room: room.to_owned(),
+            generation: self.generation,
+            since: u32::try_from(known).unwrap_or(u32::MAX),
+            entries: self.entries[known..until].to_vec(),
+        })
+    }
+
     /// Generation and length, for [`Self::pages`].
     #[must_use]
     pub fn mark(&self) -> (u64, usize) {

@@ -10,12 +10,14 @@ use stentor_proto::node::{
     Asker, Fanout, NodeShard, ShardEffect, ShardSettings, Tick, ToControl, ToShard,
 };
 use stentor_proto::pass::{Pass, PassKey, certify};
+use stentor_proto::revoked::Revoked;
 use stentor_proto::session::SessionKey;
 use stentor_proto::token::{Signer, Verifier, private_pem};
 use stentor_proto::wire::{
     Admission, Alternate, ClientMessage, Close, CloseCode, ControlDecoder, Datagram, Framing,
-    Hello, RepairRequest, Role, Secret, ServerMessage, Siblings, SpeechFrame, Subscribed,
-    TickFlags, TickKey, encode_control, probe_bytes, record_bytes, repair_bytes, speech_bytes,
+    Hello, RepairRequest, RevokedEntry, Role, RoomState, Secret, ServerMessage, Siblings,
+    SpeechFrame, Subscribed, TickFlags, TickKey, encode_control, probe_bytes, record_bytes,
+    repair_bytes, speech_bytes,
 };
 use stentor_proto::{Time, limits};
 
@@ -95,7 +97,16 @@ impl Bench {
     }
 
     fn effects(&mut self) -> Vec<ShardEffect> {
-        std::iter::from_fn(|| self.shard.poll_effect()).collect()
+        let mut effects = Vec::new();
+        while let Some(effect) = self.shard.poll_effect() {
+            match effect {
+                ShardEffect::AwaitControl { session } => {
+                    self.shard.handle_control_written(self.now, session);
+                }
+                effect => effects.push(effect),
+            }
+        }
+        effects
     }
 
     fn say(&mut self, ix: u32, message: &ClientMessage) -> Vec<ShardEffect> {
@@ -216,6 +227,103 @@ fn whoever_waits_for_its_room_when_the_node_drains_is_asked_to_move() {
     assert!(bench.now < Time::from_millis(1_000) + limits::DRAIN_SPREAD);
     bench.shard.handle_timeout(bench.now);
     assert_eq!(bench.shard.stats().asked_to_move, 1);
+}
+
+/// What a shell reads that takes a piece at a time: the messages of each piece, and its bytes.
+fn piece(bench: &mut Bench, ix: u32) -> (Vec<ServerMessage>, usize, bool) {
+    let (mut effects, mut awaited) = (Vec::new(), false);
+    while let Some(effect) = bench.shard.poll_effect() {
+        match effect {
+            ShardEffect::AwaitControl { session } => awaited |= session == SessionIx(ix),
+            ShardEffect::SendControl { session, .. } if session == SessionIx(ix) => {
+                effects.push(effect);
+            }
+            _ => {}
+        }
+    }
+    let bytes = effects.iter().map(|effect| match effect {
+        ShardEffect::SendControl { bytes, .. } => bytes.len(),
+        _ => 0,
+    });
+    (messages(&effects), bytes.sum(), awaited)
+}
+
+#[test]
+fn a_child_that_comes_back_to_every_room_is_answered_as_fast_as_it_reads() {
+    let mut bench = Bench::new();
+    let rooms = u32::try_from(limits::ROOMS_PER_CHILD).unwrap();
+    let name = |id: u32| format!("r{id}");
+    for id in 1..=rooms {
+        bench.shard.handle_message(bench.now, ToShard::RoomUp(room(id, &name(id))));
+        let title = "t".repeat(1_000);
+        let state = RoomState { room: name(id), version: 1, title, ..RoomState::default() };
+        bench.shard.handle_message(bench.now, ToShard::RoomState { room: id, state });
+    }
+    let mut list = Revoked::new(1);
+    for n in 0..1_000 {
+        assert!(list.add(RevokedEntry::ban(&format!("{n}{}", "x".repeat(100)), false)));
+    }
+    let list = ToShard::Revoked { room: 1, list: list.into() };
+    bench.shard.handle_message(bench.now, list);
+    bench.effects();
+    bench.open(9, hello(Role::Relay, ""));
+    for id in 1..=rooms {
+        let bytes = encode_control(&ClientMessage::Subscribe { room: name(id) });
+        bench.shard.handle_control(bench.now, SessionIx(9), &bytes);
+    }
+    let (mut subscribed, mut documents, mut banned) = (0, 0, 0);
+    loop {
+        let (messages, bytes, awaited) = piece(&mut bench, 9);
+        assert!(bytes <= limits::CONTROL_BACKLOG_BYTES, "{bytes} bytes at once");
+        for message in messages {
+            match message {
+                ServerMessage::Subscribed(_) => subscribed += 1,
+                ServerMessage::Room(_) => documents += 1,
+                ServerMessage::Revoked(page) => banned += page.entries.len(),
+                other => panic!("{other:?}"),
+            }
+        }
+        if !awaited {
+            break;
+        }
+        bench.shard.handle_control_written(bench.now, SessionIx(9));
+    }
+    assert_eq!((subscribed, documents, banned), (rooms, rooms, 1_000));
+}
+
+#[test]
+fn a_document_goes_out_spread_and_whoever_does_not_read_gets_the_last_one() {
+    let mut bench = Bench::with_settings(|settings| settings.capacity = 1_000);
+    bench.shard.handle_message(bench.now, ToShard::RoomUp(room(1, "hall")));
+    for ix in 0..400 {
+        bench.open(ix, listener());
+    }
+    let document = |version| {
+        let state = RoomState { room: "hall".into(), version, ..RoomState::default() };
+        ToShard::RoomState { room: 1, state }
+    };
+    // Nobody says that anything has left: each is told one version.
+    let told = |bench: &mut Bench| {
+        let effects = std::iter::from_fn(|| bench.shard.poll_effect());
+        effects.filter(|e| matches!(e, ShardEffect::SendControl { .. })).count()
+    };
+    bench.shard.handle_message(bench.now, document(1));
+    let first = told(&mut bench);
+    assert!((8..=40).contains(&first), "{first} at once");
+    let mut all = first;
+    for version in 2..50 {
+        bench.now += limits::PUSH_EVERY;
+        bench.shard.handle_timeout(bench.now);
+        bench.shard.handle_message(bench.now, document(version));
+        all += told(&mut bench);
+    }
+    assert_eq!(all, 400);
+    bench.shard.handle_control_written(bench.now, SessionIx(0));
+    let (messages, _, awaited) = piece(&mut bench, 0);
+    assert!(awaited);
+    assert!(matches!(&messages[..], [ServerMessage::Room(state)] if state.version == 49));
+    bench.shard.handle_control_written(bench.now, SessionIx(0));
+    assert_eq!(piece(&mut bench, 0), (Vec::new(), 0, false));
 }
 
 #[test]

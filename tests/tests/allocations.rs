@@ -145,6 +145,9 @@ impl Server {
                     self.driver.send_datagram(now, session, bytes);
                 }
                 ShardEffect::Close { close, .. } => panic!("a listener was refused: {close}"),
+                ShardEffect::AwaitControl { session } => {
+                    self.node.handle_control_written(time, session);
+                }
                 ShardEffect::ToControl(_) => {}
             }
         }

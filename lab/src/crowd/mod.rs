@@ -277,8 +277,10 @@ impl Crowd {
                     self.datagram(at, now, conn, bytes, received_ns);
                 }
                 Event::Closed { conn, reason } => self.closed(at, now, conn, &reason),
-                Event::ControlFinished { .. } | Event::Unblocked { .. } | Event::Foreign { .. } => {
-                }
+                Event::ControlFinished { .. }
+                | Event::ControlWritten { .. }
+                | Event::Unblocked { .. }
+                | Event::Foreign { .. } => {}
             }
         }
     }

@@ -115,6 +115,9 @@ impl Core {
                 let NodeControl::Origin(control) = &mut self.node.control else { return };
                 control.handle_message(now, message);
             }
+            (ShardEffect::AwaitControl { session }, _) => {
+                shard.handle_control_written(now, session);
+            }
             (ShardEffect::SendControl { session, bytes }, Some(peer)) => {
                 if let Some(conn) = peer.conns.get_mut(&(session.0 as usize)) {
                     conn.control(&bytes);

@@ -245,6 +245,12 @@ impl World {
                     self.close(conn, End::Accepter, close);
                 }
             }
+            // Links of this world take whatever is written.
+            ShardEffect::AwaitControl { session } => {
+                let now = self.now;
+                let shard = &mut self.nodes[node].shards[usize::from(shard)].machine;
+                shard.handle_control_written(now, session);
+            }
             ShardEffect::ToControl(message) => self.queue_to_control(node, shard, message),
         }
     }

@@ -106,8 +106,10 @@ impl Storm {
                 Event::Control { conn, bytes } => self.control(at, now, conn, &bytes),
                 Event::Datagram { conn, bytes, .. } => self.datagram(at, now, conn, bytes),
                 Event::Closed { conn, reason } => self.closed(at, now, conn, &reason),
-                Event::ControlFinished { .. } | Event::Unblocked { .. } | Event::Foreign { .. } => {
-                }
+                Event::ControlFinished { .. }
+                | Event::ControlWritten { .. }
+                | Event::Unblocked { .. }
+                | Event::Foreign { .. } => {}
             }
         }
     }

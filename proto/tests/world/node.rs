@@ -260,6 +260,9 @@ impl Node {
             ShardEffect::Close { session, close } => {
                 out.extend(conn(session).map(|conn| Out::Close(conn, close)));
             }
+            ShardEffect::AwaitControl { session } => {
+                self.shards[shard].handle_control_written(now, session);
+            }
             ShardEffect::ToControl(message) => self.control.handle_message(now, message),
         }
     }

@@ -303,6 +303,7 @@ impl Shard {
                 Event::Datagram { conn, bytes, .. } => {
                     self.node.handle_datagram(time, conn, bytes);
                 }
+                Event::ControlWritten { conn } => self.node.handle_control_written(time, conn),
                 Event::Unblocked { conn } => self.catch_up(now, conn),
                 Event::Closed { conn, .. } => {
                     self.open.remove(&conn);
@@ -321,10 +322,12 @@ impl Shard {
             match effect {
                 ShardEffect::SendControl { session, bytes } => {
                     if self.driver.send_control(session, bytes).is_err() {
-                        let code = CloseCode::TooManyMessages as u32;
+                        // Its path may be slow: another node may serve it.
+                        let code = CloseCode::Full as u32;
                         self.driver.close(now, session, code, "control messages are not read");
                     }
                 }
+                ShardEffect::AwaitControl { session } => self.driver.await_control(session),
                 ShardEffect::SendDatagram { session, bytes } => {
                     if !matches!(
                         self.driver.send_datagram(now, session, bytes),

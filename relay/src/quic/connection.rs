@@ -61,6 +61,8 @@ pub(super) struct Entry {
     control: Option<StreamId>,
     backlog: VecDeque<Bytes>,
     backlog_bytes: usize,
+    /// Whether somebody wants to know when the backlog is empty.
+    awaited: bool,
     /// What a WebTransport session has beside its control stream.
     h3: Option<Box<H3>>,
     /// `send_buffer_space()` of an empty datagram buffer.
@@ -88,6 +90,7 @@ impl Entry {
             control: None,
             backlog: VecDeque::new(),
             backlog_bytes: 0,
+            awaited: false,
             h3: None,
             empty_space,
             routed_to: None,
@@ -215,6 +218,19 @@ impl Entry {
         Ok(())
     }
 
+    /// Reports when the backlog is empty: now, or when the peer has read.
+    pub(super) fn await_control(&mut self, conn: ConnId, outbox: &mut Outbox) {
+        self.awaited = true;
+        self.written(conn, outbox);
+    }
+
+    fn written(&mut self, conn: ConnId, outbox: &mut Outbox) {
+        if self.state == State::Open && self.backlog.is_empty() && std::mem::take(&mut self.awaited)
+        {
+            outbox.events.push_back(Event::ControlWritten { conn });
+        }
+    }
+
     /// Closes the connection from this side. A WebTransport session is told why first, and `due` then
     /// says for how long.
     pub(super) fn close(
@@ -312,8 +328,14 @@ impl Entry {
             StreamEvent::Readable { id } if self.control == Some(id) => {
                 self.read_control(conn, outbox)?;
             }
-            StreamEvent::Writable { id } if self.control == Some(id) => self.write_control(),
-            StreamEvent::Stopped { id, .. } if self.control == Some(id) => self.control_lost(),
+            StreamEvent::Writable { id } if self.control == Some(id) => {
+                self.write_control();
+                self.written(conn, outbox);
+            }
+            StreamEvent::Stopped { id, .. } if self.control == Some(id) => {
+                self.control_lost();
+                self.written(conn, outbox);
+            }
             event if self.h3.is_some() => self.h3_stream(now, conn, event, outbox)?,
             StreamEvent::Opened { dir } => self.accept_streams(conn, dir, outbox)?,
             StreamEvent::Available { dir: Dir::Bi } => self.open_control(),

@@ -213,6 +213,11 @@ impl Driver {
         self.engine.send_control(conn, bytes)
     }
 
+    /// Asks for [`Event::ControlWritten`] once nothing waits any more for the control stream's window.
+    pub fn await_control(&mut self, conn: ConnId) {
+        self.engine.await_control(conn);
+    }
+
     /// Closes a connection: [`Event::Closed`] follows, and a packet to the peer with the next
     /// [`flush`](Self::flush).
     pub fn close(&mut self, now: Instant, conn: ConnId, code: u32, reason: &str) {

@@ -250,6 +250,12 @@ impl Engine {
         result
     }
 
+    pub(super) fn await_control(&mut self, conn: ConnId) {
+        if let Some(Some(entry)) = self.entries.get_mut(conn.0 as usize) {
+            entry.await_control(conn, &mut self.outbox);
+        }
+    }
+
     pub(super) fn close(&mut self, now: Instant, conn: ConnId, code: u32, reason: &str) {
         if let Some(Some(entry)) = self.entries.get_mut(conn.0 as usize) {
             entry.close(now, conn, code, reason, &mut self.outbox);

@@ -48,6 +48,12 @@ pub enum Event {
         /// When the kernel received it (ns of the realtime clock).
         received_ns: u64,
     },
+    /// Everything that was written to the control stream has gone into the connection's window; asked
+    /// for by `Driver::await_control`.
+    ControlWritten {
+        /// The connection.
+        conn: ConnId,
+    },
     /// The datagram that waited has been sent; the next one can be handed in.
     Unblocked {
         /// The connection.

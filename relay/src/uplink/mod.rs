@@ -269,8 +269,10 @@ impl Control {
                         self.node.handle_link_down(time, link, &reason.to_string());
                     }
                 }
-                Event::ControlFinished { .. } | Event::Unblocked { .. } | Event::Foreign { .. } => {
-                }
+                Event::ControlFinished { .. }
+                | Event::ControlWritten { .. }
+                | Event::Unblocked { .. }
+                | Event::Foreign { .. } => {}
             }
         }
     }

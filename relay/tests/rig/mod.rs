@@ -159,7 +159,7 @@ impl Node {
             match event {
                 Event::Connected { conn, alpn, .. } => self.connected.push((conn, alpn.to_vec())),
                 Event::Control { conn, bytes } => self.received_control.push((conn, bytes)),
-                Event::ControlFinished { .. } => {}
+                Event::ControlFinished { .. } | Event::ControlWritten { .. } => {}
                 Event::Datagram { conn, bytes, received_ns } => {
                     self.datagrams.push((conn, bytes, received_ns))
                 }

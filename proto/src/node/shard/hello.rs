@@ -330,7 +330,8 @@ impl NodeShard {
         if session.role != Role::Relay {
             return Err(Close::new(CloseCode::Protocol, "only a relay subscribes"));
         }
-        if room.len() > limits::NAME_BYTES || session.rooms.len() >= limits::ROOMS_PER_CHILD {
+        let rooms = session.rooms.len() + session.owed.asked.len();
+        if room.len() > limits::NAME_BYTES || rooms >= limits::ROOMS_PER_CHILD {
             return Err(Close::new(CloseCode::Protocol, "too many rooms, or too long a name"));
         }
         let key = session.key;
@@ -340,23 +341,6 @@ impl NodeShard {
             None => self.wait_for(key, room)?,
         }
         Ok(())
-    }
-
-    /// A child relay gets a room: its answer, its place in the fan-out, a second of the ring.
-    pub(super) fn subscribed(&mut self, now: Time, key: SessionKey, at: usize) {
-        let Some(room) = self.rooms[at].as_ref().map(|room| room.info.clone()) else {
-            return;
-        };
-        let Some(session) = self.by_key(key) else {
-            return;
-        };
-        let here = session.rooms.iter().any(|membership| membership.room == at);
-        self.send(key.ix, &ServerMessage::Subscribed(room));
-        if !here {
-            self.enter_room(now, key.ix, at, Class::Relay);
-            self.tell_people(key.ix, at);
-            self.replay(now, key.ix, at, limits::TICK * limits::REPLAY_TICKS, None);
-        }
     }
 
     fn unsubscribe(&mut self, ix: SessionIx, room: &str) {
@@ -370,6 +354,7 @@ impl NodeShard {
         let Some(session) = self.session_mut(ix) else {
             return;
         };
+        session.owed.asked.retain(|&asked| asked != at);
         if let Some(found) = session.rooms.iter().position(|m| m.room == at) {
             let membership = session.rooms.swap_remove(found);
             self.leave_room(membership);

@@ -2,6 +2,7 @@
 
 mod admit;
 mod hello;
+mod owed;
 mod path;
 mod people;
 mod rehome;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use self::admit::Redirect;
+use self::owed::{Debt, Owed};
 use self::people::Who;
 use self::rehome::Pushes;
 use self::room::ShardRoom;
@@ -75,6 +77,12 @@ pub enum ShardEffect {
         /// A whole message with its length prefix.
         bytes: Bytes,
     },
+    /// Say by [`NodeShard::handle_control_written`] when all that was written to the session's control
+    /// stream has left this node's own queue; at once, if it has.
+    AwaitControl {
+        /// The session.
+        session: SessionIx,
+    },
     /// Send a datagram to one session; it is shed where the connection is busy.
     SendDatagram {
         /// The session.
@@ -121,6 +129,7 @@ enum Standing {
 struct Membership {
     room: usize,
     standing: Standing,
+    debt: Debt,
 }
 
 struct Session {
@@ -139,6 +148,7 @@ struct Session {
     repairs: Budget,
     speech: Budget,
     bad: Budget,
+    owed: Owed,
     /// How much redundancy its path needs.
     choice: Choice,
     /// What is needed once only, or by few.
@@ -314,6 +324,7 @@ impl NodeShard {
             repairs: Budget::new(limits::REPAIRS_PER_S, now),
             speech: Budget::new(limits::SPEECH_DATAGRAMS_PER_S, now),
             bad: Budget::new(limits::BAD_PER_S, now),
+            owed: Owed::default(),
             choice: Choice::default(),
             greeting: None,
             who: None,
@@ -419,7 +430,7 @@ impl NodeShard {
             ToShard::RoomRefused { room, close } => self.room_refused(&room, &close),
             ToShard::RoomForget { room } => self.room_forget(room),
             ToShard::RoomDown { room, close } => self.room_down(room, &close),
-            ToShard::RoomState { room, state } => self.room_state(room, state),
+            ToShard::RoomState { room, state } => self.room_state(now, room, state),
             ToShard::Feed { newest, pending, upstream_silent_ms } => {
                 self.feed_state(newest, pending, upstream_silent_ms);
             }
@@ -455,8 +466,8 @@ impl NodeShard {
                 self.verifier = Verifier::from_published(&keys);
                 self.keys = keys;
             }
-            ToShard::Revoked { room, list } => self.revoked(room, list),
-            ToShard::Invitations { room, list } => self.invitations(room, list),
+            ToShard::Revoked { room, list } => self.revoked(now, room, list),
+            ToShard::Invitations { room, list } => self.invitations(now, room, list),
             ToShard::Siblings(siblings) => self.siblings(now, siblings),
             ToShard::Admission { admission, ahead_ms, pass_on } => {
                 self.admission(now, admission, ahead_ms, pass_on);
@@ -481,6 +492,7 @@ impl NodeShard {
             self.expired(key);
         }
         self.push(now);
+        self.tell_on(now);
         if now >= self.totals_due {
             self.tell_totals(now);
         }
@@ -500,6 +512,7 @@ impl NodeShard {
             .min(self.tallies_due)
             .min(self.beacon_due())
             .min(self.push_due())
+            .min(self.telling_due())
     }
 
     /// The next thing to do.
@@ -562,6 +575,7 @@ impl NodeShard {
             return;
         };
         session.state = closed;
+        session.owed = Owed::default();
         let expires = session.expires.take();
         let rooms = std::mem::take(&mut session.rooms);
         let registered = std::mem::take(&mut session.registered);

@@ -55,6 +55,16 @@ pub(super) struct People {
     tally: Tally,
 }
 
+impl People {
+    pub(super) fn revoked(&self) -> &Revoked {
+        &self.revoked
+    }
+
+    pub(super) const fn invitations(&self) -> Option<&Arc<Invitations>> {
+        self.invitations.as_ref()
+    }
+}
+
 impl NodeShard {
     /// Where a session comes from; to be told right after [`Self::handle_open`]. A session without
     /// an address is met by no ban of one.
@@ -163,7 +173,7 @@ impl NodeShard {
     }
 
     /// The room takes somebody no longer: who is here is cut, children are told.
-    pub(super) fn revoked(&mut self, id: u32, list: Arc<Revoked>) {
+    pub(super) fn revoked(&mut self, now: Time, id: u32, list: Arc<Revoked>) {
         let Some(&at) = self.by_id.get(&id) else { return };
         let Some(room) = self.rooms[at].as_mut() else { return };
         let (generation, len) = room.people.revoked.mark();
@@ -175,9 +185,7 @@ impl NodeShard {
         let added = Revoked::of_pages(&pages);
         for ix in self.members(at) {
             if self.session_mut(ix).is_some_and(|session| session.role == Role::Relay) {
-                for page in &pages {
-                    self.send(ix, &ServerMessage::Revoked(page.clone()));
-                }
+                self.owe(now, ix, at, |_| {});
             } else if let Some(close) = self.refused_by(ix, at, &added) {
                 self.close(ix, close);
             }
@@ -185,7 +193,7 @@ impl NodeShard {
     }
 
     /// Others may come on stage than before.
-    pub(super) fn invitations(&mut self, id: u32, list: Arc<Invitations>) {
+    pub(super) fn invitations(&mut self, now: Time, id: u32, list: Arc<Invitations>) {
         let Some(&at) = self.by_id.get(&id) else { return };
         let Some(room) = self.rooms[at].as_mut() else { return };
         let former = room.people.invitations.replace(Arc::clone(&list));
@@ -196,7 +204,10 @@ impl NodeShard {
         for ix in self.members(at) {
             let Some(session) = self.session_mut(ix) else { continue };
             let message = match &session.who {
-                None => ServerMessage::Invitations((*list).clone()),
+                None => {
+                    self.owe(now, ix, at, |debt| debt.invitations = true);
+                    continue;
+                }
                 Some(who) => {
                     let was = role(former.as_deref(), &who.identity);
                     match (was, role(Some(&list), &who.identity)) {
@@ -207,19 +218,6 @@ impl NodeShard {
                 }
             };
             self.send(ix, &message);
-        }
-    }
-
-    /// A child relay is told what it needs to know of a room's people.
-    pub(super) fn tell_people(&mut self, ix: SessionIx, at: usize) {
-        let Some(room) = self.rooms[at].as_ref() else { return };
-        let pages = room.people.revoked.pages(&room.info.name, 0, 0);
-        let invitations = room.people.invitations.clone();
-        for page in pages {
-            self.send(ix, &ServerMessage::Revoked(page));
-        }
-        if let Some(list) = invitations {
-            self.send(ix, &ServerMessage::Invitations((*list).clone()));
         }
     }
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::owed::{Debt, Telling};
 use super::people::People;
 use super::{Fanout, Kind, Membership, NodeShard, ShardEffect, Standing};
 use crate::fanout::{Class, Ring, SessionIx, Targets, Variant, Variants};
 use crate::node::messages::{Tick, ToControl};
-use crate::session::State;
+use crate::session::{SessionKey, State};
 use crate::wire::{
     Close, Framing, Role, RoomState, ServerMessage, Subscribed, TickKey, beacon_bytes,
     try_encode_control,
@@ -34,6 +35,9 @@ pub(super) struct ShardRoom {
     /// what they get has no hole.
     since: u32,
     pub(super) state: Option<RoomState>,
+    /// The same as a message: written once, for a room may have thousands of listeners here.
+    pub(super) document: Option<Bytes>,
+    pub(super) telling: Telling,
     /// Sessions in the room, live or lagging.
     members: u32,
     pub(super) people: People,
@@ -159,7 +163,7 @@ impl NodeShard {
     pub(super) fn room_up(&mut self, now: Time, info: Subscribed) {
         let at = match self.by_name.get(&info.name) {
             Some(&at) => {
-                self.room_renewed(at, info);
+                self.room_renewed(now, at, info);
                 at
             }
             None => self.room_made(now, info),
@@ -206,6 +210,8 @@ impl NodeShard {
             pending: 0,
             upstream_silent_ms: 0,
             state: None,
+            document: None,
+            telling: Telling::default(),
             members: 0,
             people: People::default(),
         });
@@ -214,7 +220,7 @@ impl NodeShard {
 
     /// The room has another epoch or cadence: whoever is in it is told. Of a newer tick alone they
     /// are not: each room that another shard asks for would be a message to everyone here.
-    fn room_renewed(&mut self, at: usize, info: Subscribed) {
+    fn room_renewed(&mut self, now: Time, at: usize, info: Subscribed) {
         let Some(room) = self.rooms[at].as_mut() else {
             return;
         };
@@ -228,6 +234,7 @@ impl NodeShard {
             room.pending = 0;
             // Versions of the document count anew in a new epoch.
             room.state = None;
+            room.document = None;
         }
         // An origin that started again may have numbered its rooms in another order.
         let former = std::mem::replace(&mut room.info, info.clone());
@@ -236,7 +243,15 @@ impl NodeShard {
         }
         self.by_id.insert(info.id, at);
         for ix in self.members(at) {
-            self.send(ix, &ServerMessage::Subscribed(info.clone()));
+            let Some(session) = self.session_mut(ix) else { continue };
+            match session.role {
+                // It may be in many rooms that are renewed at once.
+                Role::Relay => {
+                    let key = session.key;
+                    self.subscribed(now, key, at);
+                }
+                _ => self.send(ix, &ServerMessage::Subscribed(info.clone())),
+            }
         }
     }
 
@@ -295,7 +310,25 @@ impl NodeShard {
                 self.close(ix, close.clone());
             }
         }
+        for key in self.asked_for(at) {
+            if let Some(session) = self.by_key(key) {
+                session.owed.asked.retain(|&asked| asked != at);
+            }
+            let refused = ServerMessage::Refused {
+                room: name.clone(),
+                code: close.code as u32,
+                name: close.code.name().to_owned(),
+                reason: close.reason.clone(),
+            };
+            self.send(key.ix, &refused);
+        }
         self.drop_room(at);
+    }
+
+    /// Child relays that are about to get a room.
+    fn asked_for(&self, at: usize) -> Vec<SessionKey> {
+        let asked = self.sessions.iter().flatten().filter(|s| s.owed.asked.contains(&at));
+        asked.map(|session| session.key).collect()
     }
 
     /// Nobody in the whole node is in the room, as far as control knows.
@@ -306,7 +339,7 @@ impl NodeShard {
         let Some(room) = self.rooms[at].as_ref() else {
             return;
         };
-        if room.members > 0 {
+        if room.members > 0 || !self.asked_for(at).is_empty() {
             let (shard, room) = (self.settings.shard, room.info.name.clone());
             return self.tell(ToControl::RoomBusy { shard, room });
         }
@@ -322,25 +355,22 @@ impl NodeShard {
         }
     }
 
-    pub(super) fn room_state(&mut self, id: u32, state: RoomState) {
+    pub(super) fn room_state(&mut self, now: Time, id: u32, state: RoomState) {
         let Some(&at) = self.by_id.get(&id) else {
             return;
         };
         let Some(room) = self.rooms[at].as_mut() else {
             return;
         };
-        if room.state.replace(state.clone()).is_none() {
-            self.close_early(at);
-        }
-        // Written once: a room may have thousands of listeners here.
-        let Some(bytes) = try_encode_control(&ServerMessage::Room(state)) else {
+        let Some(bytes) = try_encode_control(&ServerMessage::Room(state.clone())) else {
             self.stats.drop_oversize_message += 1;
             return;
         };
-        for session in self.members(at) {
-            let bytes = bytes.clone();
-            self.effects.push_back(ShardEffect::SendControl { session, bytes });
+        room.document = Some(bytes);
+        if room.state.replace(state).is_none() {
+            self.close_early(at);
         }
+        self.tell_document(now, at);
     }
 
     pub(super) fn feed_state(&mut self, newest: TickKey, pending: u32, upstream_silent_ms: u32) {
@@ -369,12 +399,17 @@ impl NodeShard {
         let variant = variant.at_most(room.info.redundancy);
         let place = room.targets.add(ix, class, framing, variant);
         room.members += 1;
-        let (first, name, state) = (room.members == 1, room.info.name.clone(), room.state.clone());
+        let (first, name) = (room.members == 1, room.info.name.clone());
+        let document = room.document.clone();
         if let Some(session) = self.session_mut(ix) {
-            session.rooms.push(Membership { room: at, standing: Standing::Live(place) });
+            session.rooms.push(Membership {
+                room: at,
+                standing: Standing::Live(place),
+                debt: Debt::default(),
+            });
         }
-        if let Some(state) = state {
-            self.send(ix, &ServerMessage::Room(state));
+        if let Some(bytes) = document {
+            self.effects.push_back(ShardEffect::SendControl { session: ix, bytes });
         }
         if first {
             self.tell(ToControl::RoomBusy { shard: self.settings.shard, room: name });
