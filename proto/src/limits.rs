@@ -432,6 +432,16 @@ const _: () = assert!(TICKET_RENEW_S + 2 * RETRY_MOST.as_secs() < TICKET_S);
 
 // --- Tables and queues -----------------------------------------------------------------------
 
+/// A clock below this was never set (microseconds since 1970; 1 January 2020).
+pub const CLOCK_SET_US: u64 = 1_577_836_800_000_000;
+/// Epochs, and the numbers of lists, begin as their origin's clock; one that is further ahead of this
+/// node's is forged (microseconds; one day).
+pub const CLOCK_AHEAD_US: u64 = 86_400_000_000;
+/// A relay tells its sessions of a room's title, and of who may listen, this often at most.
+pub const DESCRIBED_APART: Duration = Duration::from_secs(1);
+/// A relay passes a room's document on this often at most: a stage changes at once, and no parent makes
+/// more of it than listeners read.
+pub const DOCUMENT_APART: Duration = Duration::from_millis(100);
 /// Rooms on one node.
 pub const ROOMS: usize = 256;
 /// Rooms that one child relay may follow on one session: all of them.

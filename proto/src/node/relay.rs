@@ -386,8 +386,8 @@ mod tests {
     use super::*;
     use crate::node::messages::Asker;
     use crate::wire::{
-        Datagram, Framing, Parent, Placement, ServerMessage, Subscribed, TickFlags, record_bytes,
-        ticks_bytes,
+        Datagram, Framing, Parent, Placement, RoomState, ServerMessage, Subscribed, TickFlags,
+        record_bytes, ticks_bytes,
     };
 
     fn settings() -> RelaySettings {
@@ -463,7 +463,11 @@ mod tests {
 
     /// A relay on level 1 whose origin has said welcome.
     fn placed(now: Time) -> RelayControl {
-        let mut relay = RelayControl::new(settings(), now);
+        placed_with(now, settings())
+    }
+
+    fn placed_with(now: Time, settings: RelaySettings) -> RelayControl {
+        let mut relay = RelayControl::new(settings, now);
         relay.handle_link_up(now, LinkId(0));
         let welcome: ServerMessage =
             serde_json::from_str(r#"{"type":"welcome","version":1,"identity":"a","role":"relay"}"#)
@@ -542,6 +546,66 @@ mod tests {
         now += limits::MET_AGAIN;
         relay.handle_message(now, met("ann", 1));
         assert_eq!(sent(&mut relay), 1);
+    }
+
+    #[test]
+    fn a_parent_that_changes_its_word_all_the_time_does_not_flood_listeners() {
+        let mut now = Time::from_millis(1_000);
+        let mut relay = placed(now);
+        relay
+            .handle_message(now, ToControl::WantRoom { room: "hall".to_owned(), by: Asker::Token });
+        say(&mut relay, now, 0, &ServerMessage::Subscribed(hall()));
+        to_shards(&mut relay);
+        let (mut titles, mut documents) = (Vec::new(), Vec::new());
+        for n in 0..2_000_u64 {
+            now += Duration::from_millis(1);
+            let title = if n < 1_999 { n.to_string() } else { "last".to_owned() };
+            say(&mut relay, now, 0, &ServerMessage::Subscribed(Subscribed { title, ..hall() }));
+            let state =
+                RoomState { room: "hall".to_owned(), version: n + 1, ..RoomState::default() };
+            say(&mut relay, now, 0, &ServerMessage::Room(state));
+            if n == 1_999 {
+                now += limits::DESCRIBED_APART;
+                relay.handle_timeout(now);
+            }
+            for message in to_shards(&mut relay) {
+                match message {
+                    ToShard::RoomUp(info) => titles.push(info.title),
+                    ToShard::RoomState { state, .. } => documents.push(state.version),
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!((titles.len(), titles.last().map(String::as_str)), (3, Some("last")));
+        assert!(documents.len() <= 22, "{} documents in two seconds", documents.len());
+        assert_eq!((documents.first(), documents.last()), (Some(&1), Some(&2_000)));
+    }
+
+    #[test]
+    fn numbers_that_no_clock_has_reached_are_not_taken() {
+        let now = Time::from_millis(1_000);
+        let unix_us_at_zero = 1_700_000_000_000_000;
+        let mut relay = placed_with(now, RelaySettings { unix_us_at_zero, ..settings() });
+        relay
+            .handle_message(now, ToControl::WantRoom { room: "hall".to_owned(), by: Asker::Token });
+        say(
+            &mut relay,
+            now,
+            0,
+            &ServerMessage::Subscribed(Subscribed { epoch: u32::MAX, ..hall() }),
+        );
+        say(&mut relay, now, 0, &ServerMessage::Subscribed(hall()));
+        assert!(to_shards(&mut relay).contains(&ToShard::RoomUp(hall())));
+        let page = |generation| {
+            let entries = vec![crate::wire::RevokedEntry::ban("mal", false)];
+            let room = "hall".to_owned();
+            ServerMessage::Revoked(crate::wire::RevokedPage { room, generation, since: 0, entries })
+        };
+        say(&mut relay, now, 0, &page(u64::MAX));
+        assert_eq!(to_shards(&mut relay), []);
+        say(&mut relay, now, 0, &page(unix_us_at_zero));
+        assert_eq!(to_shards(&mut relay).len(), 1, "the honest one is");
+        assert_eq!(relay.stats().bad_messages, 2);
     }
 
     #[test]

@@ -28,7 +28,35 @@ pub(super) struct RelayRoom {
     /// Links that refused it, and when.
     refused: BTreeMap<LinkId, Time>,
     document: u64,
+    news: RoomNews,
     pub(super) people: RoomPeople,
+}
+
+/// What the shards are still to be told of a room. A parent may change its word as often as it likes;
+/// each change would be a message to everyone here.
+#[derive(Debug, Default)]
+struct RoomNews {
+    /// Title, or who may listen.
+    described: bool,
+    described_at: Option<Time>,
+    document: Option<RoomState>,
+    document_at: Option<Time>,
+}
+
+impl RoomNews {
+    fn due(&self) -> Time {
+        let described = self.described.then(|| described_due(self.described_at));
+        let document = self.document.as_ref().map(|_| document_due(self.document_at));
+        described.into_iter().chain(document).min().unwrap_or(Time::MAX)
+    }
+}
+
+fn described_due(last: Option<Time>) -> Time {
+    last.map_or(Time::ZERO, |at| at + limits::DESCRIBED_APART)
+}
+
+fn document_due(last: Option<Time>) -> Time {
+    last.map_or(Time::ZERO, |at| at + limits::DOCUMENT_APART)
 }
 
 #[derive(Debug)]
@@ -258,11 +286,12 @@ impl RelayControl {
 
     pub(super) fn room_subscribed(&mut self, now: Time, link: LinkId, info: Subscribed) {
         let Some(feed) = self.links.get(&link).map(|entry| entry.feed) else { return };
-        if !is_sound(&info) {
+        if !is_sound(&info) || u64::from(info.epoch) * 1_000_000 > self.latest_us(now) {
             self.stats.bad_messages += 1;
             return;
         }
-        let Some(room) = self.rooms.get_mut(&info.name) else { return };
+        let name = info.name.clone();
+        let Some(room) = self.rooms.get_mut(&name) else { return };
         room.refused.remove(&link);
         let renewed = match &room.up {
             // An older epoch is what a parent says that has not heard of the new one yet.
@@ -288,6 +317,7 @@ impl RelayControl {
             }
             // Versions of the document count anew in a new epoch.
             room.document = 0;
+            room.news = RoomNews::default();
             self.names.insert(info.id, info.name.clone());
             let window = Window::seeded(info.id, info.epoch, info.newest, now);
             let (silent, heard) = ([0; limits::FEEDS], [now; limits::FEEDS]);
@@ -298,11 +328,44 @@ impl RelayControl {
         if let Some(up) = &mut room.up {
             up.window.set_live(feed, true);
             up.heard[feed] = now;
-            if renewed || changed {
+            room.news.described |= changed;
+            if renewed {
                 let message = ToShard::RoomUp(up.current());
                 let messages = std::iter::once(message).chain(room.people_messages());
                 self.effects.extend(messages.map(ControlEffect::ToShards));
             }
+        }
+        self.tell_news(now, &name);
+    }
+
+    /// Tells the shards what has changed of a room, if the last change was long enough ago.
+    fn tell_news(&mut self, now: Time, name: &str) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        let Some(up) = &room.up else { return };
+        let news = &mut room.news;
+        if news.described && described_due(news.described_at) <= now {
+            news.described = false;
+            news.described_at = Some(now);
+            let message = ToShard::RoomUp(up.current());
+            self.effects.push_back(ControlEffect::ToShards(message));
+        }
+        if document_due(news.document_at) <= now
+            && let Some(state) = news.document.take()
+        {
+            news.document_at = Some(now);
+            let message = ToShard::RoomState { room: up.info.id, state };
+            self.effects.push_back(ControlEffect::ToShards(message));
+        }
+    }
+
+    /// The latest time (microseconds since 1970) that numbers may hold which began as the origin's
+    /// clock: a forged one above it would put an honest parent's word off for ever.
+    pub(super) fn latest_us(&self, now: Time) -> u64 {
+        let own = self.settings.unix_us_at_zero.saturating_add(now.as_micros());
+        // A node whose clock was never set judges nobody by it.
+        match own < limits::CLOCK_SET_US {
+            true => u64::MAX,
+            false => own.saturating_add(limits::CLOCK_AHEAD_US),
         }
     }
 
@@ -325,7 +388,7 @@ impl RelayControl {
         }
     }
 
-    pub(super) fn room_document(&mut self, state: RoomState) {
+    pub(super) fn room_document(&mut self, now: Time, state: RoomState) {
         // The document goes out again with every field written out.
         let size = serde_json::to_vec(&state).map_or(usize::MAX, |json| json.len());
         if size > limits::ROOM_DOCUMENT_BYTES {
@@ -333,11 +396,11 @@ impl RelayControl {
             return;
         }
         let Some(room) = self.rooms.get_mut(&state.room) else { return };
-        let Some(up) = &room.up else { return };
-        if state.version > room.document {
+        if room.up.is_some() && state.version > room.document {
+            let name = state.room.clone();
             room.document = state.version;
-            let message = ToShard::RoomState { room: up.info.id, state };
-            self.effects.push_back(ControlEffect::ToShards(message));
+            room.news.document = Some(state);
+            self.tell_news(now, &name);
         }
     }
 
@@ -369,6 +432,7 @@ impl RelayControl {
         for name in names {
             self.after_feed(now, &name);
             self.ask_again(now, &name);
+            self.tell_news(now, &name);
             let idle = self.rooms.get(&name).and_then(|room| room.idle_since);
             if idle.is_some_and(|since| now >= since + limits::ROOM_LINGER) {
                 self.give_back(&name);
@@ -433,6 +497,7 @@ impl RelayRoom {
         let refused = self.refused.values().min();
         let linger = linger.min(refused.map_or(Time::MAX, |&at| at + limits::RESUBSCRIBE));
         let Some(up) = &self.up else { return linger };
+        let linger = linger.min(self.news.due());
         linger.min(up.watch_due()).min(up.window.poll_timeout().unwrap_or(Time::MAX))
     }
 

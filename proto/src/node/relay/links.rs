@@ -150,12 +150,12 @@ impl RelayControl {
                 let code = CloseCode::from_code(code.into()).unwrap_or(CloseCode::NoRoom);
                 self.room_refused(now, link, &room, &Close::new(code, reason));
             }
-            ServerMessage::Room(state) => self.room_document(state),
+            ServerMessage::Room(state) => self.room_document(now, state),
             ServerMessage::Placement(placement) => self.placed(now, link, placement),
             ServerMessage::Siblings(siblings) => self.siblings(link, siblings),
             ServerMessage::Admission(admission) => self.admission(now, link, admission),
-            ServerMessage::Revoked(page) => self.room_revoked(link, page),
-            ServerMessage::Invitations(list) => self.room_invitations(link, list),
+            ServerMessage::Revoked(page) => self.room_revoked(now, link, page),
+            ServerMessage::Invitations(list) => self.room_invitations(now, link, list),
             // They are for listeners.
             ServerMessage::Alternates { .. }
             | ServerMessage::Move { .. }

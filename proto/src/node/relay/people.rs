@@ -82,7 +82,11 @@ impl RelayControl {
     }
 
     /// A parent says whom a room takes no longer.
-    pub(super) fn room_revoked(&mut self, link: LinkId, page: RevokedPage) {
+    pub(super) fn room_revoked(&mut self, now: Time, link: LinkId, page: RevokedPage) {
+        if page.generation > self.latest_us(now) {
+            self.stats.bad_messages += 1;
+            return;
+        }
         let feeds = self.feeds(link);
         let Some(room) = self.rooms.get_mut(&page.room).filter(|_| feeds) else { return };
         let list = Arc::make_mut(&mut room.people.revoked);
@@ -98,10 +102,11 @@ impl RelayControl {
     }
 
     /// A parent says who may come on stage.
-    pub(super) fn room_invitations(&mut self, link: LinkId, list: Invitations) {
+    pub(super) fn room_invitations(&mut self, now: Time, link: LinkId, list: Invitations) {
         let feeds = self.feeds(link);
         let fits = |name: &str| (1..=limits::NAME_BYTES).contains(&name.len());
-        if list.invited.len() > limits::INVITATIONS
+        if list.version > self.latest_us(now)
+            || list.invited.len() > limits::INVITATIONS
             || list.invited.iter().any(|e| !fits(&e.identity))
         {
             self.stats.bad_messages += 1;
