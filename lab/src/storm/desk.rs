@@ -191,6 +191,13 @@ impl Desk {
                         self.driver.send_datagram(now, home.conn, bytes);
                     }
                 }
+                ListenAction::Say { home, message } => {
+                    let guest = self.guests[ix].as_ref()?;
+                    if let Some(home) = guest.homes.iter().find(|entry| entry.id == home) {
+                        // A session that cannot take it is closed, and counted then.
+                        let _ = self.driver.send_control(home.conn, encode_control(&*message));
+                    }
+                }
                 ListenAction::Leave { home } => {
                     let guest = self.guests[ix].as_ref()?;
                     let conn = guest.homes.iter().find(|e| e.id == home).map(|e| e.conn);
