@@ -87,6 +87,7 @@ pub fn inside(options: &InsideOptions, ready: impl FnOnce()) -> Result<String> {
         at_once: 32,
         // More come in a second than return: the rest waits as told.
         rehomes: true,
+        reports: false,
     })?;
     crowd.show_pass(&pass(&dev, &options.room)?);
     crowd.grow(options.listeners, JOIN_WITHIN)?;
