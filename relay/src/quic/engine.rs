@@ -257,6 +257,11 @@ impl Engine {
     }
 
     pub(super) fn close(&mut self, now: Instant, conn: ConnId, code: u32, reason: &str) {
+        // What was said before goes first: quinn-proto drops whatever waits once it closes, and whoever is
+        // told to wait or to go elsewhere is told so in the message before the close.
+        if self.entry(conn).is_some_and(|entry| entry.dirty) {
+            self.transmit(now, conn.0);
+        }
         if let Some(Some(entry)) = self.entries.get_mut(conn.0 as usize) {
             entry.close(now, conn, code, reason, &mut self.outbox);
             if let Some(due) = entry.due {
