@@ -7,6 +7,8 @@ use clap::{Args, Subcommand};
 use stentor_lab::bench::fanout::{self, FanoutOptions, Stage};
 use stentor_lab::bench::faults::{self, FaultsOptions};
 use stentor_lab::bench::join::{self, InsideOptions, JoinOptions};
+use stentor_lab::bench::page::{self, PageOptions};
+use stentor_lab::browser::CHROMIUM;
 use stentor_lab::report::Report;
 use stentor_relay::exit::{self, Error};
 
@@ -34,6 +36,8 @@ pub enum Bench {
     Inside(InsideArgs),
     /// What faults cost listeners: loss, narrow paths, relays that die, stop or starve
     Faults(FaultsArgs),
+    /// What people in browsers wait for: first sound, mouth to ear, a mute, a ban
+    Page(PageArgs),
 }
 
 /// How to measure the fan-out.
@@ -204,6 +208,40 @@ pub struct FaultsArgs {
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
+}
+
+const PAGE_EXAMPLES: &str = "\
+Examples:
+  stentor bench page --json > page.json
+  stentor bench page --visits 5 --mutes 5
+
+Needs Chromium and chromedriver; on Debian: apt install chromium chromium-driver.
+Ends within 5 minutes with its defaults. Pages play to a sound card of the browser's own making.
+Exit code 0 when it has measured, whatever the figures; 1 when it could not.";
+
+/// How to measure the page.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = PAGE_EXAMPLES)]
+pub struct PageArgs {
+    /// Listeners who come, one after the other, listen, and are banned
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    visits: usize,
+    /// How many times the speaker is muted
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    mutes: usize,
+    /// The browser
+    #[arg(long, value_name = "FILE", default_value = CHROMIUM)]
+    chromium: PathBuf,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Measures the page.
+pub(crate) fn page(args: &PageArgs) -> Result<(), Error> {
+    let options =
+        PageOptions { visits: args.visits, mutes: args.mutes, chromium: args.chromium.clone() };
+    measured(args.json, |progress| page::run(&options, progress))
 }
 
 fn fault_names() -> clap::builder::PossibleValuesParser {

@@ -99,6 +99,7 @@ impl Cli {
             Command::Bench(bench::Bench::Join(args)) => bench::join(args),
             Command::Bench(bench::Bench::Inside(args)) => bench::inside(args),
             Command::Bench(bench::Bench::Faults(args)) => bench::faults(args),
+            Command::Bench(bench::Bench::Page(args)) => bench::page(args),
             Command::Sim(args) => sim::run(args),
         }
     }
@@ -129,6 +130,7 @@ mod tests {
             &["bench", "fanout"],
             &["bench", "faults"],
             &["bench", "join"],
+            &["bench", "page"],
             &["sim"],
         ] {
             let mut command = &mut cli;

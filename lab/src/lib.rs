@@ -6,6 +6,7 @@
 
 pub mod bed;
 pub mod bench;
+pub mod browser;
 pub mod crowd;
 pub mod demo;
 pub mod floor;

@@ -3,3 +3,4 @@
 pub mod fanout;
 pub mod faults;
 pub mod join;
+pub mod page;
