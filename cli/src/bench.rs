@@ -224,10 +224,10 @@ Exit code 0 when it has measured, whatever the figures; 1 when it could not.";
 #[command(after_help = PAGE_EXAMPLES)]
 pub struct PageArgs {
     /// Listeners who come, one after the other, listen, and are banned
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 16)]
     visits: usize,
     /// How many times the speaker is muted
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 16)]
     mutes: usize,
     /// The browser
     #[arg(long, value_name = "FILE", default_value = CHROMIUM)]
