@@ -20,7 +20,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use stentor_proto::node::{NodeControl, OriginControl, OriginSettings, RoomSetup, ShardSettings};
+use stentor_proto::node::{
+    NodeControl, OriginControl, OriginSettings, RoomError, RoomSetup, ShardSettings,
+};
 use stentor_proto::room::Profile;
 use stentor_proto::token::{ANY_ROOM, Signer, encode_public};
 use stentor_proto::tree::PlannerSettings;
@@ -115,7 +117,13 @@ fn restore(control: &mut OriginControl, now: Time, kept: &Kept) {
     for room in &kept.rooms {
         let made =
             room_setup(&room.settings).map_err(|error| error.to_string()).and_then(|setup| {
-                let made = control.create_room(now, &setup, room.card.clone());
+                let made = match control.create_room(now, &setup, room.card.clone()) {
+                    // A room of the configuration is as it was last described.
+                    Err(RoomError::Exists(name)) => {
+                        control.describe_room(&name, &setup.title, setup.public, room.card.clone())
+                    }
+                    made => made,
+                };
                 made.map(drop).map_err(|error| error.to_string())
             });
         if let Err(error) = made {

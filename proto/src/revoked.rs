@@ -88,7 +88,13 @@ impl Revoked {
     /// Why the room does not take `bearer`, if it does not.
     #[must_use]
     pub fn refuses(&self, bearer: Bearer<'_>) -> Option<Close> {
-        self.entries.iter().find(|entry| entry.is(bearer)).map(|entry| {
+        Self::refusal_of(&self.entries, bearer)
+    }
+
+    /// The same of entries that are kept for a room that is not there.
+    #[must_use]
+    pub fn refusal_of(entries: &[RevokedEntry], bearer: Bearer<'_>) -> Option<Close> {
+        entries.iter().find(|entry| entry.is(bearer)).map(|entry| {
             if entry.stage {
                 return Close::new(CloseCode::Demoted, "the host has taken you from the stage");
             }

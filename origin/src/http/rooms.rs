@@ -222,6 +222,8 @@ pub(super) async fn create(
     };
     let (settings, card) = checked(claims, new)?;
     let room = settings.name.clone();
+    // A token that a former room of this name has taken back makes no new one.
+    caller.not_revoked(&api, &room, claims).await?;
     let setup = room_setup(&settings).map_err(|e| Problem::bad("bad_setting", e.to_string()))?;
     let (name, seconds) = (claims.name.as_deref(), limits::MINT_TOKEN_S);
     let host_token = api.mint_fresh(&room, Role::Host, &claims.sub, name, seconds).await?;

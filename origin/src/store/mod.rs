@@ -277,11 +277,15 @@ impl Change {
                         settings.audible,
                     ],
                 )?;
+                file.execute("UPDATE revoked SET ended = NULL WHERE room = ?1", [&settings.name])?;
             }
             Self::Described { room, title, public, card } => {
                 file.execute(
-                    "UPDATE rooms SET title = ?2, topic = ?3, public = ?4, locked = ?5,
-                     starts_at = ?6 WHERE name = ?1",
+                    // A room of the configuration has no row before it is changed.
+                    "INSERT INTO rooms (name, title, topic, public, locked, starts_at, profile)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'voice')
+                     ON CONFLICT (name) DO UPDATE SET title = ?2, topic = ?3, public = ?4,
+                     locked = ?5, starts_at = ?6",
                     params![
                         room,
                         title,
@@ -294,7 +298,8 @@ impl Change {
             }
             Self::Ended { room, epoch } => {
                 file.execute("DELETE FROM rooms WHERE name = ?1", [room])?;
-                file.execute("DELETE FROM revoked WHERE room = ?1", [room])?;
+                // The name may be used again, and tokens of it live on.
+                file.execute("UPDATE revoked SET ended = unixepoch() WHERE room = ?1", [room])?;
                 file.execute("DELETE FROM webhooks WHERE room = ?1", [room])?;
                 file.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?1)", [epoch])?;
             }
@@ -350,9 +355,10 @@ fn write(file: &mut Connection, path: &Path, changes: &Receiver<(Change, Answer)
 }
 
 fn read(file: &mut Connection, now_unix_s: u64) -> rusqlite::Result<Kept> {
-    // Taken-back tokens are past their end by then; bans stay.
+    // Taken-back tokens are past their end by then; bans stay for as long as their room, and after
+    // it for as long as tokens may.
     let ended = signed(now_unix_s.saturating_sub(limits::MINT_TOKEN_MOST_S));
-    file.execute("DELETE FROM revoked WHERE NOT ban AND at < ?1", [ended])?;
+    file.execute("DELETE FROM revoked WHERE (NOT ban AND at < ?1) OR ended < ?1", [ended])?;
     let sql = "SELECT name, title, topic, public, locked, starts_at, profile, audible FROM rooms";
     let mut rooms = file.prepare(sql)?;
     let rooms = rooms.query_map([], |row| {

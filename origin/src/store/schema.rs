@@ -8,7 +8,8 @@ use super::{StoreError, file_error};
 
 /// Step i leads from version i to version i + 1 (SQLite's `user_version`). A step is never changed
 /// once it was released; a new one goes behind it.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE rooms (
         name TEXT PRIMARY KEY,
         title TEXT NOT NULL,
@@ -35,7 +36,11 @@ const STEPS: &[&str] = &["
         secret BLOB NOT NULL
     ) STRICT;
     CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
-"];
+",
+    "
+    ALTER TABLE revoked ADD COLUMN ended INTEGER;
+",
+];
 
 /// Brings a file to the newest version.
 pub(super) fn migrate(file: &mut Connection, path: &Path) -> Result<(), StoreError> {

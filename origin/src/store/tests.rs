@@ -1,3 +1,5 @@
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use super::*;
 
 fn room(name: &str) -> StoredRoom {
@@ -62,6 +64,46 @@ async fn what_was_kept_is_there_again_and_in_a_copy() {
     let later = 100 + limits::MINT_TOKEN_MOST_S + 1;
     let revoked = Store::open(&path, later).unwrap().1.revoked;
     assert_eq!(revoked.len(), 2, "tokens past their end are forgotten, bans are not");
+}
+
+#[tokio::test]
+async fn a_room_that_has_ended_does_not_forget_whom_it_took_no_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let (store, _) = Store::open(&path, now).unwrap();
+    for change in [
+        Change::Made(Box::new(room("a"))),
+        ban("ann", now),
+        Change::Ended { room: "a".into(), epoch: 2 },
+    ] {
+        store.keep(change).await.unwrap();
+    }
+    let long_after = now + limits::MINT_TOKEN_MOST_S + 60;
+    assert_eq!(Store::open(&path, now).unwrap().1.revoked.len(), 1);
+    // Made again: the ban is the room's once more, however long it lasts.
+    store.keep(Change::Made(Box::new(room("a")))).await.unwrap();
+    assert_eq!(Store::open(&path, long_after).unwrap().1.revoked.len(), 1);
+    store.keep(Change::Ended { room: "a".into(), epoch: 3 }).await.unwrap();
+    assert_eq!(Store::open(&path, long_after).unwrap().1.revoked.len(), 0);
+}
+
+#[tokio::test]
+async fn a_room_of_the_configuration_stays_as_it_was_described() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let (store, _) = Store::open(&path, 0).unwrap();
+    let card = RoomCard { topic: "news".into(), locked: true, ..RoomCard::default() };
+    let described = Change::Described {
+        room: "hall".into(),
+        title: "Hall".into(),
+        public: false,
+        card: card.clone(),
+    };
+    store.keep(described).await.unwrap();
+    let rooms = Store::open(&path, 0).unwrap().1.rooms;
+    let [room] = rooms.as_slice() else { panic!("{rooms:?}") };
+    assert_eq!((&*room.settings.name, room.settings.public, &room.card), ("hall", false, &card));
 }
 
 #[tokio::test]

@@ -135,6 +135,7 @@ impl OriginControl {
     /// When there is no such room.
     pub fn end_room(&mut self, name: &str) -> Result<(), RoomError> {
         let id = self.room_id(name)?;
+        self.keep_revoked(id);
         self.drop_room(id, Close::new(CloseCode::RoomEnded, "the host has ended the room"));
         Ok(())
     }

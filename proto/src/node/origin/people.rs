@@ -232,13 +232,22 @@ impl OriginControl {
         self.epoch
     }
 
-    /// Why a room does not take this bearer, if it does not.
+    /// Why a room does not take this bearer, if it does not. A room that has ended does not forget
+    /// whom it took no longer: its name may be used again.
     ///
     /// # Errors
     /// When there is no such room.
     pub fn refusal(&self, room: &str, bearer: Bearer<'_>) -> Result<Option<Close>, RoomError> {
-        let entry = self.rooms.get(&self.room_id(room)?);
-        Ok(entry.and_then(|entry| entry.people.revoked.refuses(bearer)))
+        match self.room_id(room) {
+            Ok(id) => {
+                let entry = self.rooms.get(&id);
+                Ok(entry.and_then(|entry| entry.people.revoked.refuses(bearer)))
+            }
+            Err(error) => match self.absent.get(room) {
+                Some(entries) => Ok(Revoked::refusal_of(entries, bearer)),
+                None => Err(error),
+            },
+        }
     }
 
     /// The earliest time that a fresh token of somebody may carry (seconds since 1970, UTC): those

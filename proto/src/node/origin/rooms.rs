@@ -126,7 +126,7 @@ impl OriginControl {
     }
 
     /// A room that may come again does not forget whom it takes no longer.
-    fn keep_revoked(&mut self, id: u32) {
+    pub(super) fn keep_revoked(&mut self, id: u32) {
         let Some(entry) = self.rooms.get(&id) else { return };
         let lasting = entry.people.lasting();
         if !lasting.is_empty() && self.absent.len() < limits::ABSENT_ROOMS {
