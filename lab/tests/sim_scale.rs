@@ -44,8 +44,9 @@ fn a_cohort_hears_what_its_listeners_would_hear_one_by_one() {
     let differ: Vec<_> = folded.iter().zip(&alone).filter(|pair| off(pair) > 0).collect();
     assert!(differ.len() <= 500, "{} differ, the first: {:?}", differ.len(), differ.first());
     assert!(differ.iter().all(|pair| off(pair) <= 25), "{differ:?}");
-    assert_eq!(outcome.rehomed.silent, one_by_one.rehomed.silent);
-    assert_eq!(outcome.rehomed.asked, one_by_one.rehomed.asked);
+    let (folded, single) = (&outcome.rehomed, &one_by_one.rehomed);
+    assert!(folded.silent.abs_diff(single.silent) <= 5, "{folded:?} {single:?}");
+    assert!(folded.asked.abs_diff(single.asked) <= 5, "{folded:?} {single:?}");
     assert!(alone.iter().any(|tally| tally.repaired > 0));
 }
 
