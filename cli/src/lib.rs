@@ -10,6 +10,7 @@ pub mod console;
 mod credentials;
 mod demo;
 mod ending;
+mod game_day;
 mod listen;
 mod relay;
 mod room;
@@ -42,11 +43,13 @@ Examples:
       what a storm of joins costs those inside
   stentor bench faults --only loss_5,burst_5
       what faults cost listeners
+  stentor game-day 2023 --report evening.html
+      an evening that went wrong elsewhere, at this machine's scale, with a verdict
   stentor sim --seeds 10
       ten worlds of forty relays with every fault, in virtual time
 
-Exit codes: 0 success, 1 failure at run time, 2 wrong usage, 3 a simulated world broke a rule,
-78 wrong configuration.";
+Exit codes: 0 success, 1 failure at run time, 2 wrong usage, 3 a simulated world broke a rule
+or a game day failed, 78 wrong configuration.";
 
 /// Speaks into rooms, listens to them, and shows and measures a tree of relays.
 #[derive(Debug, Parser)]
@@ -78,6 +81,8 @@ pub enum Command {
     /// Measure
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Play an evening that went wrong elsewhere on this machine, with a verdict
+    GameDay(game_day::GameDayArgs),
     /// Let a whole tree live in virtual time, with faults, and compare it with a reference model
     Sim(sim::SimArgs),
 }
@@ -100,6 +105,7 @@ impl Cli {
             Command::Bench(bench::Bench::Inside(args)) => bench::inside(args),
             Command::Bench(bench::Bench::Faults(args)) => bench::faults(args),
             Command::Bench(bench::Bench::Page(args)) => bench::page(args),
+            Command::GameDay(args) => game_day::run(args),
             Command::Sim(args) => sim::run(args),
         }
     }
@@ -131,6 +137,7 @@ mod tests {
             &["bench", "faults"],
             &["bench", "join"],
             &["bench", "page"],
+            &["game-day"],
             &["sim"],
         ] {
             let mut command = &mut cli;

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod browser;
 pub mod crowd;
 pub mod demo;
+pub mod evening;
 pub mod floor;
 pub mod hears;
 pub mod nodes;

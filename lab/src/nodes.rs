@@ -1,5 +1,6 @@
 //! Origins and relays as processes of their own, ended by their id when they are dropped.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -121,14 +122,7 @@ impl Node {
     /// # Errors
     /// When the admin listener does not answer.
     pub fn metric(&self, name: &str) -> Result<f64> {
-        let (_, body) = self.admin_get("/metrics")?;
-        let lines = body.lines().filter(|line| !line.starts_with('#'));
-        let values = lines.filter_map(|line| {
-            let (key, value) = line.rsplit_once(' ')?;
-            let found = key == name || key.strip_prefix(name).is_some_and(|k| k.starts_with('{'));
-            found.then(|| value.parse::<f64>().ok())?
-        });
-        Ok(values.sum())
+        Ok(metrics(self.admin)?.get(name).copied().unwrap_or(0.0))
     }
 
     /// One GET of the admin listener: status and body.
@@ -252,6 +246,24 @@ pub fn topology(admin: SocketAddr) -> Result<Value> {
         bail!("/topology answers {status}");
     }
     Ok(serde_json::from_str(&body)?)
+}
+
+/// Every metric of an admin listener, the sum over its labels.
+///
+/// # Errors
+/// When it does not answer.
+pub fn metrics(admin: SocketAddr) -> Result<BTreeMap<String, f64>> {
+    let (_, body) = admin_get(admin, "/metrics")?;
+    let mut sums = BTreeMap::new();
+    for line in body.lines().filter(|line| !line.starts_with('#')) {
+        if let Some((key, value)) = line.rsplit_once(' ')
+            && let Ok(value) = value.parse::<f64>()
+        {
+            let name = key.split('{').next().unwrap_or(key);
+            *sums.entry(name.to_owned()).or_insert(0.0) += value;
+        }
+    }
+    Ok(sums)
 }
 
 /// One GET of an admin listener: status and body.

@@ -50,6 +50,17 @@ impl Report {
         self.fields.insert(name.to_owned(), value);
     }
 
+    /// A field that was added.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.fields.get(name)
+    }
+
+    /// The fields that were added, in their order.
+    pub fn fields(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.fields.iter()
+    }
+
     /// Adds a figure with its spread, as `name`, `name_min` and `name_max`.
     pub fn spread(&mut self, name: &str, spread: Spread) {
         self.set(name, spread.median);

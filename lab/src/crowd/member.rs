@@ -184,7 +184,7 @@ impl PlayoutClock {
 
 /// A set of tick numbers.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ticks {
+pub(crate) struct Ticks {
     /// The number of the first bit: a little before the first tick that came.
     base: Option<u32>,
     words: Vec<u64>,
@@ -196,7 +196,7 @@ const BEFORE_FIRST: u32 = 128;
 const WORDS: usize = limits::FRAMES_PER_S as usize * 3_600 / 64;
 
 impl Ticks {
-    fn mark(&mut self, number: u32) {
+    pub(crate) fn mark(&mut self, number: u32) {
         let base = *self.base.get_or_insert(number.saturating_sub(BEFORE_FIRST));
         let Some(bit) = number.checked_sub(base) else { return };
         let (word, bit) = (bit as usize / 64, bit % 64);
@@ -209,7 +209,7 @@ impl Ticks {
         self.words[word] |= 1 << bit;
     }
 
-    pub(super) fn has(&self, number: u32) -> bool {
+    pub(crate) fn has(&self, number: u32) -> bool {
         let Some(bit) = self.base.and_then(|base| number.checked_sub(base)) else { return false };
         self.words.get(bit as usize / 64).is_some_and(|word| word & (1 << (bit % 64)) != 0)
     }
@@ -220,7 +220,7 @@ impl Ticks {
     }
 
     /// The first, the last, and how many there are.
-    pub(super) fn span(&self) -> (u32, u32, u64) {
+    pub(crate) fn span(&self) -> (u32, u32, u64) {
         let base = self.base.unwrap_or_default();
         let words = || self.words.iter().enumerate().filter(|(_, word)| **word != 0);
         let first = words().next().map(|(at, word)| at as u32 * 64 + word.trailing_zeros());

@@ -28,6 +28,7 @@ use stentor_relay::quic::{CloseReason, ConnId, Driver, DriverSettings, Event};
 use self::copies::Copies;
 use self::desk::{Desk, Door};
 pub use self::figures::{Count, Joins};
+pub(crate) use self::member::Ticks;
 use self::member::{Member, Watch};
 
 /// Packets read from one socket in one turn.

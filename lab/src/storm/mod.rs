@@ -12,6 +12,7 @@ mod desk;
 mod door;
 mod figures;
 mod flights;
+mod heard;
 mod serve;
 mod visit;
 
@@ -39,6 +40,7 @@ use self::door::{Asked, HttpDoor};
 pub use self::curve::Curve;
 pub use self::figures::{Figures, NEVER_MS};
 pub use self::flights::{FirstFlights, Flood};
+pub use self::heard::{Heard, Hearing};
 pub use self::visit::Visit;
 
 /// How long the thread sleeps between turns in which nothing was due.
@@ -53,6 +55,8 @@ const FLIGHTS: usize = 512;
 pub struct StormPlan {
     /// Relays that people come straight to, each drawn at random.
     pub entries: Vec<SocketAddr>,
+    /// How many of them each knows, and tries in turn.
+    pub entries_each: usize,
     /// The HTTP door, and which part of the people asks there first (0 to 1).
     pub http: Option<(SocketAddr, f64)>,
     /// The host that certificates name.
@@ -84,6 +88,7 @@ impl StormPlan {
         let host = entries.first().map_or_else(String::new, |entry| entry.ip().to_string());
         Self {
             entries,
+            entries_each: 1,
             http: None,
             host,
             roots,
@@ -118,6 +123,7 @@ pub struct Storm {
     leaves: BinaryHeap<Reverse<(Time, usize, usize, usize)>>,
     flights: Option<FirstFlights>,
     sound: FirstSound,
+    hearing: Option<Hearing>,
     inside: usize,
     /// Sessions that are being opened: those who came and were neither welcomed nor told anything.
     opening: usize,
@@ -163,6 +169,7 @@ impl Storm {
             leaves: BinaryHeap::new(),
             flights,
             sound: FirstSound::default(),
+            hearing: None,
             inside: 0,
             opening: 0,
             opened: 0,
@@ -289,6 +296,27 @@ impl Storm {
         guests.find(|guest| guest.visit == visit).and_then(Guest::address)
     }
 
+    /// The visits of those whom a relay serves.
+    #[must_use]
+    pub fn guests_at(&self, relay: SocketAddr) -> Vec<usize> {
+        let guests = self.desks.iter().flat_map(Desk::guests);
+        guests.filter(|guest| guest.address() == Some(relay)).map(|guest| guest.visit).collect()
+    }
+
+    /// From here on, notes what everybody hears who is inside.
+    ///
+    /// # Errors
+    /// Never: the bounds of its histogram are in order.
+    pub fn watch_hearing(&mut self) -> Result<()> {
+        self.hearing = Some(Hearing::new()?);
+        Ok(())
+    }
+
+    /// What everybody hears, where it is watched.
+    pub const fn hearing(&mut self) -> Option<&mut Hearing> {
+        self.hearing.as_mut()
+    }
+
     /// The storm's time: microseconds since it was made.
     #[must_use]
     pub fn now(&self) -> Time {
@@ -330,8 +358,30 @@ impl Storm {
             None => (None, key),
         };
         let key = token.is_none().then_some(Secret(key));
-        self.enter(visit, vec![address.to_string()], token, ticket, key);
+        let entries = self.known_with(entry);
+        self.enter(visit, entries, token, ticket, key);
         Ok(())
+    }
+
+    /// The addresses that somebody knows who was given this one first.
+    fn known_with(&mut self, first: usize) -> Vec<String> {
+        let all = self.plan.entries.len();
+        let each = self.plan.entries_each.clamp(1, all);
+        // Steps through all of them, so that none comes twice.
+        let step = if each > 1 { 1 + self.chance.next() as usize % (all - 1) } else { 1 };
+        let mut known = Vec::with_capacity(each);
+        let mut at = first;
+        while known.len() < each {
+            let address = self.plan.entries[at % all].to_string();
+            match known.contains(&address) {
+                true => at += 1,
+                false => {
+                    known.push(address);
+                    at += step;
+                }
+            }
+        }
+        known
     }
 
     /// Goes to a relay.

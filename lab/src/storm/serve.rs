@@ -91,6 +91,9 @@ impl Storm {
                 self.desks[desk].dismiss(now, ix);
                 self.visits[visit].left = Some(time);
                 self.inside -= 1;
+                if let Some(hearing) = &mut self.hearing {
+                    hearing.leaves(visit);
+                }
             }
         }
     }
@@ -104,7 +107,9 @@ impl Storm {
                     }
                 }
                 Event::Control { conn, bytes } => self.control(at, now, conn, &bytes),
-                Event::Datagram { conn, bytes, .. } => self.datagram(at, now, conn, bytes),
+                Event::Datagram { conn, bytes, received_ns } => {
+                    self.datagram(at, now, conn, bytes, received_ns);
+                }
                 Event::Closed { conn, reason } => self.closed(at, now, conn, &reason),
                 Event::ControlFinished { .. }
                 | Event::ControlWritten { .. }
@@ -125,13 +130,24 @@ impl Storm {
         self.act(at, now, ix);
     }
 
-    fn datagram(&mut self, at: usize, now: Instant, conn: ConnId, bytes: bytes::Bytes) {
+    fn datagram(
+        &mut self,
+        at: usize,
+        now: Instant,
+        conn: ConnId,
+        bytes: bytes::Bytes,
+        received_ns: u64,
+    ) {
         let time = self.time_at(now);
         let Some((ix, home, guest)) = self.desks[at].owner(conn) else { return };
         let number = guest.visit;
         let visit = &mut self.visits[number];
         let (sound, silent) = (&mut self.sound, visit.sound.is_none());
-        guest.listen.datagram(time, home, bytes, |record, _| {
+        let hearing = &mut self.hearing;
+        guest.listen.datagram(time, home, bytes, |record, replay| {
+            if let Some(hearing) = hearing {
+                hearing.note(number, time, received_ns, (&record, replay));
+            }
             if visit.sound.is_none() && plays(sound, &record) {
                 visit.sound = Some(time);
             }
@@ -188,6 +204,9 @@ impl Storm {
     fn ended(&mut self, at: usize, now: Instant, ix: usize, close: Close, answered: bool) {
         let time = self.time_at(now);
         let Some(guest) = self.desks[at].dismiss(now, ix) else { return };
+        if let Some(hearing) = &mut self.hearing {
+            hearing.leaves(guest.visit);
+        }
         let record = &mut self.visits[guest.visit];
         record.left = Some(time);
         if record.joined.is_some() {
