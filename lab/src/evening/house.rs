@@ -16,8 +16,10 @@ use crate::nodes;
 use crate::storm::{Storm, StormPlan};
 
 const ROOM: &str = "evening";
-/// The origin admits nobody itself. Its HTTP door counts by address, and each who asks has one.
-const ORIGIN: &str = "[[rooms]]\nname = \"evening\"\npublic = true\n[limits]\nlisteners = 0\n";
+/// The origin admits nobody itself. Its HTTP door counts by address, and each who asks has one. A small
+/// relay's children are more than a tenth of its sessions.
+const ORIGIN: &str = "[[rooms]]\nname = \"evening\"\npublic = true\n[limits]\nlisteners = 0\n\
+                      [tree]\nchildren_share = 0.5\n";
 /// Relays by their level, from the first on.
 const LEVELS: [usize; 2] = [2, 4];
 /// The origin tells relays how many places to keep in steps of this: what a small relay may lack.
