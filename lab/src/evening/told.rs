@@ -1,6 +1,6 @@
 //! What was seen of an evening, and what it came to.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Outcome;
 use crate::report::Report;
@@ -56,6 +56,7 @@ impl Told {
         report.set("order_error_ms_p99", figures.order_error_ms.1);
         report.set("never_answered", outcome.never_answered);
         report.set("refused", outcome.refused);
+        report.set("refused_by_name", json!(figures.refused));
         report.set("redirects", figures.redirects);
         for (name, value) in &self.more {
             report.set(name, value.clone());
