@@ -260,6 +260,11 @@ impl Entry {
         text: String,
         outbox: &mut Outbox,
     ) {
+        if self.lingers() {
+            // A browser that has answered has not handed the reason to its page yet; a connection that
+            // ends under it takes the reason along. It ends the connection itself, or `due` does.
+            return;
+        }
         let reason = CloseReason { code: Some(code.into()), text, by: ClosedBy::Peer };
         self.closed(conn, reason, outbox);
         self.end(now);
