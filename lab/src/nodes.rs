@@ -248,7 +248,7 @@ pub fn topology(admin: SocketAddr) -> Result<Value> {
     Ok(serde_json::from_str(&body)?)
 }
 
-/// Every metric of an admin listener, the sum over its labels.
+/// Every metric of an admin listener: by its name the sum over its labels, and each with its labels.
 ///
 /// # Errors
 /// When it does not answer.
@@ -261,6 +261,9 @@ pub fn metrics(admin: SocketAddr) -> Result<BTreeMap<String, f64>> {
         {
             let name = key.split('{').next().unwrap_or(key);
             *sums.entry(name.to_owned()).or_insert(0.0) += value;
+            if name != key {
+                sums.insert(key.to_owned(), value);
+            }
         }
     }
     Ok(sums)
