@@ -151,7 +151,8 @@ mod tests {
         assert_eq!((hearing.missing(4).count(), hearing.missing(9).count()), (0, 0));
         assert_eq!(hearing.speech(4), Some(Time::from_millis(2_000)));
         assert_eq!(hearing.speech(3), None);
-        assert_eq!(hearing.take_delay_ms(), 5.0);
+        // The histogram keeps three digits.
+        assert!((hearing.take_delay_ms() - 5.0).abs() < 0.01);
         // Who leaves misses nothing from there on; who stays and hears nothing misses it.
         hearing.leaves(4);
         for number in 200..300 {
