@@ -99,8 +99,7 @@ impl Browser {
     pub fn console(&self) -> Result<Value> {
         let path = format!("/session/{}/se/log", self.session);
         let answer = self.driver.request("POST", &path, r#"{"type":"browser"}"#)?;
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        Ok(serde_json::from_str::<Value>(body).map_or(Value::Null, |mut log| log["value"].take()))
+        Ok(serde_json::from_slice::<Value>(&answer)?["value"].take())
     }
 
     /// A picture of the page (PNG).
@@ -158,8 +157,8 @@ impl Driver {
         }
     }
 
-    /// One request without a runtime: whoever fails has none left.
-    fn request(&self, method: &str, path: &str, body: &str) -> std::io::Result<String> {
+    /// The body of the answer to one request, without a runtime: whoever fails has none left.
+    fn request(&self, method: &str, path: &str, body: &str) -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect(self.address)?;
         stream.set_read_timeout(Some(FAREWELL))?;
         let length = body.len();
@@ -168,9 +167,23 @@ impl Driver {
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        // As long as its head says: chromedriver may keep the connection open.
+        let mut answer = BufReader::new(stream);
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            answer.read_line(&mut line)?;
+            match line.trim_end().split_once(':') {
+                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                    length = value.trim().parse().map_err(std::io::Error::other)?;
+                }
+                None if line.trim_end().is_empty() => break,
+                _ => {}
+            }
+        }
+        let mut body = vec![0; length];
+        answer.read_exact(&mut body)?;
+        Ok(body)
     }
 }
 

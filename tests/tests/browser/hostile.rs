@@ -110,6 +110,8 @@ async fn a_page_that_slept_and_a_link_in_two_tabs() {
 
 /// The browser suspends the page, as a phone does in a pocket: longer than any patience of a node.
 async fn sleep(person: &Person<'_>) {
+    // A new visit has none until its first second is over.
+    person.wait("a first count of ticks", "stentor.visitor.model.stats").await;
     let before = person.get("stentor.visitor.model.stats.ticks").await;
     person.cdp("Page.setWebLifecycleState", json!({"state": "frozen"})).await;
     tokio::time::sleep(std::time::Duration::from_secs(20)).await;
