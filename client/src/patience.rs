@@ -19,8 +19,9 @@ use quinn_proto::crypto::{ClientConfig, Session};
 use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectError, Side, VarInt};
 
-/// How long a listener's client waits before it acknowledges: seven ticks of 20 ms in one ACK.
-pub const PATIENCE: Duration = Duration::from_millis(150);
+/// How long a listener's client waits before it acknowledges: longer than the ten ticks of 20 ms after
+/// which the node asks for an ACK, so that each ACK is for ten.
+pub const PATIENCE: Duration = Duration::from_millis(230);
 
 /// A client's cryptography whose sessions announce `patience` (rounded to milliseconds, 16 s at
 /// most: RFC 9000 section 18.2).
