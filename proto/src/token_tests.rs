@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use jsonwebtoken::EncodingKey;
+
 use super::*;
 
 const NOW: u64 = 1_800_000_000;
