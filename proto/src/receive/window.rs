@@ -5,7 +5,7 @@
 //! becomes a request only when every live feed has passed it, or the skew between the feeds has
 //! gone by; a tick that the parent itself still waits for is not asked for.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
@@ -54,15 +54,35 @@ pub struct WindowStats {
     pub lost: u64,
 }
 
-#[derive(Clone, Debug, Default)]
-enum Slot {
-    /// Not expected: before the first tick that this window saw, or given up.
-    #[default]
-    Unexpected,
-    Missing(Missing),
-    /// The digest of the copy that came first. Not the copy itself: it would keep the whole
-    /// packet that it came in.
-    Have(u64),
+/// The digests of the copies that came first, and which of them are here. Not the copies themselves:
+/// each would keep the whole packet that it came in. What is neither here nor missing is not expected:
+/// before the first tick that the window saw, or given up.
+#[derive(Clone, Debug)]
+struct Slots {
+    have: [u64; SPAN / 64],
+    digests: Box<[u64]>,
+}
+
+impl Slots {
+    fn new() -> Self {
+        Self { have: [0; SPAN / 64], digests: vec![0; SPAN].into() }
+    }
+
+    fn digest(&self, number: u32) -> Option<u64> {
+        let at = number as usize % SPAN;
+        (self.have[at / 64] & (1 << (at % 64)) != 0).then(|| self.digests[at])
+    }
+
+    fn put(&mut self, number: u32, digest: u64) {
+        let at = number as usize % SPAN;
+        self.have[at / 64] |= 1 << (at % 64);
+        self.digests[at] = digest;
+    }
+
+    const fn clear(&mut self, number: u32) {
+        let at = number as usize % SPAN;
+        self.have[at / 64] &= !(1 << (at % 64));
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -114,9 +134,9 @@ pub struct Window {
     /// What was left of the credit when the newest last advanced.
     ahead: u64,
     advanced_at: Time,
-    slots: Vec<Slot>,
-    /// Numbers of the slots that are `Missing`: at most the window's span.
-    missing: BTreeSet<u32>,
+    slots: Slots,
+    /// What is waited for: at most the window's span.
+    missing: BTreeMap<u32, Missing>,
     feeds: [Feed; FEEDS],
     /// How far one feed runs behind the other: a peak that decays.
     skew: Duration,
@@ -141,8 +161,8 @@ impl Window {
             seed: 0,
             ahead: u64::from(limits::TICKS_AHEAD),
             advanced_at: Time::ZERO,
-            slots: vec![Slot::Unexpected; SPAN],
-            missing: BTreeSet::new(),
+            slots: Slots::new(),
+            missing: BTreeMap::new(),
             feeds: [Feed::default(); FEEDS],
             skew: Duration::ZERO,
             first_seen: [(0, Time::ZERO, 0); 4],
@@ -174,7 +194,7 @@ impl Window {
     /// The last tick before the first gap; 0 before the first.
     #[must_use]
     pub fn contiguous(&self) -> u32 {
-        self.missing.first().map_or(self.newest, |&missing| missing - 1)
+        self.missing.first_key_value().map_or(self.newest, |(missing, _)| missing - 1)
     }
 
     /// What was counted.
@@ -227,7 +247,7 @@ impl Window {
     /// Notes that a tick comes in an answer to a request or in a replay, before it is given to
     /// [`Self::arrive`]: how long answers take decides when it is worth asking again.
     pub fn answered(&mut self, now: Time, number: u32) {
-        let asked = self.state(number).filter(|missing| missing.asked == 1);
+        let asked = self.missing.get(&number).filter(|missing| missing.asked == 1);
         let Some(took) = asked.map(|missing| now.since(missing.asked_at)) else { return };
         self.answer = Some(match self.answer {
             None => took,
@@ -258,25 +278,20 @@ impl Window {
         }
         self.advance(now, number);
         let digest = digest(&record.bytes);
-        let slot = &mut self.slots[Self::index(number)];
-        match slot {
-            Slot::Have(first) if *first == digest => {
+        match self.slots.digest(number) {
+            Some(first) if first == digest => {
                 self.stats.duplicate += 1;
                 self.measure_skew(now, feed, number);
                 Arrival::Duplicate
             }
-            Slot::Have(_) => {
+            Some(_) => {
                 self.stats.conflict += 1;
                 Arrival::Conflict
             }
-            Slot::Missing(_) | Slot::Unexpected => {
-                if let Slot::Missing(m) = slot
-                    && m.asked > 0
-                {
-                    self.stats.repaired += 1;
-                }
-                *slot = Slot::Have(digest);
-                self.missing.remove(&number);
+            None => {
+                let missing = self.missing.remove(&number);
+                self.stats.repaired += u64::from(missing.is_some_and(|m| m.asked > 0));
+                self.slots.put(number, digest);
                 self.stats.received += 1;
                 self.first_seen[(number % 4) as usize] = (number, now, feed);
                 Arrival::New
@@ -310,7 +325,7 @@ impl Window {
         let from = number.saturating_sub(32);
         self.missing
             .range(from..number)
-            .fold(0, |bits, &missing| bits | 1 << (number - 1 - missing))
+            .fold(0, |bits, (missing, _)| bits | 1 << (number - 1 - missing))
     }
 
     /// The next request to send, with the feed to send it to.
@@ -318,14 +333,14 @@ impl Window {
         self.give_up(now);
         let (feed, first) = self
             .missing
-            .iter()
+            .keys()
             .find_map(|&number| self.ask_whom(now, number).map(|feed| (feed, number)))?;
         let mut mask = 0;
         for offset in 0..32 {
             let Some(number) = first.checked_add(offset) else {
                 break;
             };
-            if self.missing.contains(&number) && self.ask_whom(now, number) == Some(feed) {
+            if self.ask_whom(now, number) == Some(feed) {
                 mask |= 1 << offset;
                 self.asked(now, number, feed);
             }
@@ -337,7 +352,7 @@ impl Window {
     /// When [`Self::poll_request`] is to be called again, if nothing arrives before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.missing.iter().filter_map(|&number| self.due(number)).min()
+        self.missing.keys().filter_map(|&number| self.due(number)).min()
     }
 
     /// Whether `number` may come next. Numbers advance at the cadence of a room and no faster: what
@@ -380,33 +395,21 @@ impl Window {
         // What the window leaves behind unseen is lost; so is what it jumps over.
         let jumped = lowest.saturating_sub(self.newest + 1);
         self.stats.lost += u64::from(jumped);
-        let left: Vec<u32> = self.missing.range(..lowest).copied().collect();
-        for n in left {
-            self.missing.remove(&n);
+        while let Some(first) = self.missing.first_entry().filter(|first| *first.key() < lowest) {
+            first.remove();
             self.stats.lost += 1;
         }
         for n in (self.newest + 1).max(lowest)..number {
             self.expect(now, n);
         }
-        self.slots[Self::index(number)] = Slot::Unexpected;
+        self.slots.clear(number);
         self.newest = number;
     }
 
     fn expect(&mut self, now: Time, number: u32) {
         let missing = Missing { since: now, asked: 0, asked_at: now, next: now, last_feed: 0 };
-        self.slots[Self::index(number)] = Slot::Missing(missing);
-        self.missing.insert(number);
-    }
-
-    const fn index(number: u32) -> usize {
-        number as usize % SPAN
-    }
-
-    fn state(&self, number: u32) -> Option<&Missing> {
-        match &self.slots[Self::index(number)] {
-            Slot::Missing(missing) => Some(missing),
-            Slot::Unexpected | Slot::Have(_) => None,
-        }
+        self.slots.clear(number);
+        self.missing.insert(number, missing);
     }
 
     /// How long a gap waits for a slower feed.
@@ -416,7 +419,7 @@ impl Window {
 
     /// When something is next to be done about a missing tick.
     fn due(&self, number: u32) -> Option<Time> {
-        let missing = self.state(number)?;
+        let missing = self.missing.get(&number)?;
         let lost = missing.since + limits::REPAIR_DEADLINE;
         let nobody = !self.feeds.iter().any(Feed::counts);
         let ask = if missing.asked >= limits::REPAIR_TRIES || nobody {
@@ -442,7 +445,7 @@ impl Window {
 
     /// The feed to ask for a tick at this time, if it is to be asked for.
     fn ask_whom(&self, now: Time, number: u32) -> Option<FeedIx> {
-        let missing = self.state(number)?;
+        let missing = self.missing.get(&number)?;
         let lost = missing.since + limits::REPAIR_DEADLINE;
         let due = self.due(number)?;
         if missing.asked >= limits::REPAIR_TRIES || due > now || due >= lost {
@@ -464,7 +467,7 @@ impl Window {
         let patience = self.patience();
         // A third of the deadline is a round trip of most paths, until one has been measured.
         let answer = self.answer.map_or(limits::REPAIR_DEADLINE / 3, |took| took + took / 4);
-        if let Slot::Missing(missing) = &mut self.slots[Self::index(number)] {
+        if let Some(missing) = self.missing.get_mut(&number) {
             missing.asked += 1;
             missing.last_feed = feed as u8;
             missing.asked_at = now;
@@ -474,23 +477,22 @@ impl Window {
     }
 
     fn give_up(&mut self, now: Time) {
-        let over: Vec<u32> = self
-            .missing
-            .iter()
-            .copied()
-            .filter(|&n| self.state(n).is_none_or(|m| now >= m.since + limits::REPAIR_DEADLINE))
-            .collect();
-        for number in over {
-            // What was not asked for because answers take too long lets that be tried again.
-            if let Some(answer) =
-                self.answer.filter(|_| self.state(number).is_some_and(|m| m.asked == 0))
-            {
-                self.answer = Some(answer - answer / 16);
-            }
-            self.missing.remove(&number);
-            self.slots[Self::index(number)] = Slot::Unexpected;
-            self.stats.lost += 1;
+        let over = |missing: &Missing| now >= missing.since + limits::REPAIR_DEADLINE;
+        if !self.missing.values().any(over) {
+            return;
         }
+        let (stats, answer) = (&mut self.stats, &mut self.answer);
+        self.missing.retain(|_, missing| {
+            if !over(missing) {
+                return true;
+            }
+            // What was not asked for because answers take too long lets that be tried again.
+            if let Some(answer) = answer.as_mut().filter(|_| missing.asked == 0) {
+                *answer -= *answer / 16;
+            }
+            stats.lost += 1;
+            false
+        });
     }
 
     fn measure_skew(&mut self, now: Time, feed: FeedIx, number: u32) {
