@@ -49,7 +49,8 @@ impl NodeShard {
     pub(super) fn siblings(&mut self, now: Time, siblings: Siblings) {
         self.door.siblings(&siblings);
         let former = std::mem::replace(&mut self.siblings, siblings);
-        if self.draining {
+        // Headroom and free places change every second while a crowd comes; that moves nobody.
+        if self.draining || former.relays == self.siblings.relays {
             return;
         }
         let changed = |session: &&Session| {
