@@ -1,6 +1,7 @@
 //! The sessions of a listener that may change its relay: each has a task of its own that reads it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use stentor_proto::listen::HomeId;
@@ -105,6 +106,11 @@ impl Homes {
         if let Some(datagrams) = self.open.get(&home).and_then(|entry| entry.datagrams.as_ref()) {
             datagrams.send(bytes);
         }
+    }
+
+    /// The round trip of a session, as its transport has measured it.
+    pub(crate) fn round_trip(&self, home: HomeId) -> Option<Duration> {
+        Some(self.open.get(&home)?.datagrams.as_ref()?.round_trip())
     }
 
     /// Says something on a session's control stream; dropped where the session takes nothing.

@@ -287,6 +287,10 @@ impl Listener {
                     ear.room(state);
                 }
                 self.listen.handle_message(now, home, message);
+                let serves = self.listen.current() == Some(home);
+                if let Some(round_trip) = self.homes.round_trip(home).filter(|_| serves) {
+                    self.listen.set_round_trip(round_trip);
+                }
             }
             HomeEvent::Down(error) => {
                 if self.listen.current() == Some(home) {

@@ -343,6 +343,10 @@ impl DatagramSender {
         let _ = self.0.send_datagram(bytes);
     }
 
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.0.rtt()
+    }
+
     pub(crate) fn leave(&self) {
         self.0.close((CloseCode::Done as u32).into(), b"goodbye");
     }

@@ -329,6 +329,9 @@ pub const SILENT_AFTER: Duration = Duration::from_millis(110);
 pub const SILENT_MOST: Duration = Duration::from_millis(600);
 /// The longest gap of the last so long counts as the path's jitter.
 pub const JITTER_MEMORY: Duration = Duration::from_secs(15);
+/// The longest round trip that the answer to a listener's probe is waited for: one that a busy moment
+/// made longer keeps nobody on a dead relay.
+pub const ROUND_TRIP_MOST: Duration = Duration::from_millis(100);
 /// A silent session is probed this often.
 pub const PROBE_EVERY: Duration = Duration::from_millis(40);
 /// A relay probes a silent parent this often, for as long as it is silent.

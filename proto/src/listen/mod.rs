@@ -237,6 +237,12 @@ impl Listen {
         }
     }
 
+    /// Says how long a round trip of the session that serves the listener takes, as its transport knows:
+    /// no other relay is looked for before the answer to a probe can have come.
+    pub fn set_round_trip(&mut self, round_trip: Duration) {
+        self.silence.set_round_trip(round_trip);
+    }
+
     /// Says what the client plays. From the first call on the listener reports what it hears.
     pub fn set_played(&mut self, now: Time, played: Played) {
         let random = &mut self.random;

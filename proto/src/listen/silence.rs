@@ -15,15 +15,27 @@ pub(super) struct Silence {
     /// The longest gap of the present and of the former stretch of [`limits::JITTER_MEMORY`].
     gaps: [Duration; 2],
     turned: Time,
+    /// The round trip of the path as the transport knows it; zero while it does not.
+    round_trip: Duration,
 }
 
 impl Silence {
     pub(super) fn new(now: Time, tick_ms: u8) -> Self {
-        Self { heard: now, tick_ms, gaps: [Duration::ZERO; 2], turned: now }
+        Self {
+            heard: now,
+            tick_ms,
+            gaps: [Duration::ZERO; 2],
+            turned: now,
+            round_trip: Duration::ZERO,
+        }
     }
 
     pub(super) fn set_cadence(&mut self, tick_ms: u8) {
         self.tick_ms = tick_ms;
+    }
+
+    pub(super) fn set_round_trip(&mut self, round_trip: Duration) {
+        self.round_trip = round_trip.min(limits::ROUND_TRIP_MOST);
     }
 
     /// Something came.
@@ -43,20 +55,31 @@ impl Silence {
         self.heard = now;
     }
 
-    /// Takes over the gaps that a path has shown to another one who shares it.
+    /// Takes over the gaps and the round trip that a path has shown to another one who shares it.
     pub(super) fn share_path(&mut self, other: &Self) {
         (self.gaps, self.turned) = (other.gaps, other.turned);
+        self.round_trip = other.round_trip;
     }
 
     /// When the session becomes silent.
     pub(super) fn silent_at(&self) -> Time {
-        self.heard + self.threshold()
+        self.heard + self.threshold().max(self.answered_after())
     }
 
     /// When another relay is looked for: a probe has had a third of the time that was left to be
-    /// answered, and a handshake takes its time. The session is left only when it is silent.
+    /// answered, and its round trip at least, and a handshake takes its time. The session is left only
+    /// when it is silent.
     pub(super) fn doubtful_at(&self) -> Time {
-        self.heard + self.threshold() * 2 / 3
+        self.heard + (self.threshold() * 2 / 3).max(self.answered_after())
+    }
+
+    /// How long after the last sign of life the answer to a probe has come, where the node is alive and
+    /// nothing but its knowledge of the listener's address is missing.
+    fn answered_after(&self) -> Duration {
+        match self.round_trip {
+            Duration::ZERO => Duration::ZERO,
+            known => self.threshold() / 2 + known * 5 / 4 + limits::REPAIR_SKEW / 2,
+        }
     }
 
     /// When it is to be asked for a sign of life: well before it is left.
@@ -94,6 +117,20 @@ mod tests {
             silence.heard(ms(at));
         }
         assert_eq!(silence.silent_at(), ms(39_980 + 150));
+    }
+
+    #[test]
+    fn a_probe_has_its_round_trip_to_be_answered() {
+        let mut silence = Silence::new(ms(0), 20);
+        silence.set_round_trip(Duration::from_millis(10));
+        assert_eq!((silence.doubtful_at(), silence.silent_at()), (ms(100), ms(150)), "near");
+        silence.set_round_trip(Duration::from_millis(40));
+        assert_eq!((silence.doubtful_at(), silence.silent_at()), (ms(130), ms(150)), "far");
+        silence.set_round_trip(Duration::from_millis(80));
+        assert_eq!((silence.doubtful_at(), silence.silent_at()), (ms(180), ms(180)), "further");
+        silence.set_round_trip(Duration::from_secs(3));
+        assert_eq!(silence.silent_at(), ms(75 + 125 + 5), "no further than the most");
+        assert_eq!(silence.probe_at(), ms(75));
     }
 
     #[test]
