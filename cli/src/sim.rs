@@ -18,7 +18,9 @@ Examples:
   stentor sim --seeds 20 --relays 100
       twenty worlds, of which the first that breaks a rule is named
   stentor sim --seed 7 --faults kill:r12@3,partition@20+5
-      one world with these faults: what, whom, seconds after all have joined, for how long
+      one world with these faults: what, whom, seconds after all have set out, for how long
+  stentor sim --seed 7 --faults kill:r3@open:8 --join-s 30
+      a relay dies while listeners come: seconds after the doors opened
   stentor sim --listeners 1330000 --relays 400 --virtual-s 600 --json
       ten minutes of a large room
   stentor sim --listeners 100000 --relays 60 --joins-per-s 100 --arrivals 0:0,10:9000,20:9000,40:0
@@ -72,7 +74,7 @@ pub struct SimArgs {
     /// What hops between nodes lose: a share of their datagrams
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     loss: f64,
-    /// Faults: `all` (one of every kind), `none`, or a list of KIND[:rN][@SECONDS][+SECONDS]
+    /// Faults: `all` (one of every kind), `none`, or a list of KIND[:rN][@[open:]SECONDS][+SECONDS]
     #[arg(long, value_name = "FAULTS", default_value = "all")]
     faults: String,
     /// How long the world lives, in virtual seconds; as long as its faults need by default
@@ -142,7 +144,7 @@ impl SimArgs {
         let joins_per_s = self.joins_per_s.unwrap_or(standard.door.joins_per_s);
         let door = sim::Door { joins_per_s, ..standard.door };
         let standard = Setup { join, curve, door, places: self.places, ..standard };
-        let needed = Duration::from_secs(5) + standard.gathering() + sim::fault_span(&faults);
+        let needed = Duration::from_secs(5) + sim::fault_span(&faults, standard.gathering());
         let loss = if self.loss > 0.0 { sim::Loss::Random(self.loss) } else { sim::Loss::None };
         Ok(Setup {
             relays: self.relays,
@@ -192,6 +194,7 @@ mod tests {
             "stentor sim",
             "stentor sim --faults none --arrivals 0:0,10:200.5 --joins-per-s 9 --places 400",
             "stentor sim --loss 0.02 --faults kill:r3@2 --virtual-s 30.5",
+            "stentor sim --faults kill@open:2.5+9,stop@3",
         ] {
             let setup = parse(line).setup(9).unwrap();
             let again = parse(&setup.command());

@@ -86,16 +86,50 @@ impl FaultKind {
     }
 }
 
-/// A fault: `kill`, `kill:r12`, `kill@20`, `kill:r12@20+5`: what, whom, from when (seconds after
-/// all have joined) and for how long. What is not said is chance.
+/// When a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// So long after the last listener has set out: `@20`.
+    Gathered(Duration),
+    /// So long after the doors opened, whoever is still to come: `@open:20`.
+    Opened(Duration),
+}
+
+impl When {
+    /// How long after the doors opened that is, where the last listener sets out `gathering` after
+    /// it.
+    #[must_use]
+    pub fn since_opening(self, gathering: Duration) -> Duration {
+        match self {
+            Self::Gathered(after) => gathering + after,
+            Self::Opened(after) => after,
+        }
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gathered(after) => write!(f, "@{}", after.as_secs_f64()),
+            Self::Opened(after) => write!(f, "@{OPENED}{}", after.as_secs_f64()),
+        }
+    }
+}
+
+/// What stands before seconds that count from the opening of the doors.
+const OPENED: &str = "open:";
+
+/// A fault: `kill`, `kill:r12`, `kill@20`, `kill:r12@20+5`, `kill@open:20`: what, whom, from when
+/// (seconds after all have set out, or after the doors opened) and for how long. What is not said is
+/// chance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fault {
     /// What strikes.
     pub kind: FaultKind,
     /// The relay that it strikes, by its number from 1.
     pub relay: Option<usize>,
-    /// When, after all listeners have joined.
-    pub at: Option<Duration>,
+    /// When.
+    pub at: Option<When>,
     /// For how long.
     pub lasts: Duration,
 }
@@ -107,10 +141,16 @@ impl Fault {
         Self { kind, relay: None, at: None, lasts: kind.lasts() }
     }
 
-    /// The same, at a time.
+    /// The same, so many seconds after the last listener has set out.
     #[must_use]
     pub const fn at(self, seconds: u64) -> Self {
-        Self { at: Some(Duration::from_secs(seconds)), ..self }
+        Self { at: Some(When::Gathered(Duration::from_secs(seconds))), ..self }
+    }
+
+    /// The same, so long after the doors opened.
+    #[must_use]
+    pub const fn opened(self, after: Duration) -> Self {
+        Self { at: Some(When::Opened(after)), ..self }
     }
 }
 
@@ -121,7 +161,7 @@ impl fmt::Display for Fault {
             write!(f, ":r{relay}")?;
         }
         if let Some(at) = self.at {
-            write!(f, "@{}", at.as_secs_f64())?;
+            at.fmt(f)?;
         }
         match self.lasts == self.kind.lasts() {
             true => Ok(()),
@@ -150,7 +190,11 @@ impl FromStr for Fault {
             }
             None => None,
         };
-        let at = at.map(seconds).transpose()?;
+        let when = |text: &str| match text.strip_prefix(OPENED) {
+            Some(text) => seconds(text).map(When::Opened),
+            None => seconds(text).map(When::Gathered),
+        };
+        let at = at.map(when).transpose()?;
         let lasts = lasts.map(seconds).transpose()?.unwrap_or(kind.lasts());
         Ok(Self { kind, relay, at, lasts })
     }
@@ -168,7 +212,7 @@ pub fn all(seed: u64) -> Vec<Fault> {
     let mut at = Duration::from_secs(2);
     let mut faults = Vec::new();
     for kind in kinds {
-        let fault = Fault { at: Some(at), ..Fault::new(kind) };
+        let fault = Fault { at: Some(When::Gathered(at)), ..Fault::new(kind) };
         // A relay that comes back has its parents within seconds, one that vanished is missed
         // after ten.
         at += fault.lasts + Duration::from_secs(6) + chance.within(Duration::from_secs(2));
@@ -178,16 +222,18 @@ pub fn all(seed: u64) -> Vec<Fault> {
     faults
 }
 
-/// How long after all listeners have joined the last of these faults ends, and all has settled.
+/// How long after the doors opened all listeners have set out, the last of these faults has ended, and
+/// all has settled.
 #[must_use]
-pub fn span(faults: &[Fault]) -> Duration {
+pub fn span(faults: &[Fault], gathering: Duration) -> Duration {
     // Whom a relay leaves without a word learns it after an idle timeout, and comes again.
     let over = |fault: &Fault| match fault.kind {
         FaultKind::Kill => fault.lasts.max(limits::IDLE_TIMEOUT + Duration::from_secs(2)),
         _ => fault.lasts,
     };
-    let end = |fault: &Fault| fault.at.unwrap_or_default() + over(fault);
-    faults.iter().map(end).max().unwrap_or_default() + SETTLED
+    let end =
+        |fault: &Fault| fault.at.map_or(gathering, |at| at.since_opening(gathering)) + over(fault);
+    faults.iter().map(end).max().unwrap_or_default().max(gathering) + SETTLED
 }
 
 /// A tree has settled this long after a fault: those that were missed have been, everybody has
@@ -209,11 +255,13 @@ mod tests {
 
     #[test]
     fn a_fault_is_what_it_is_written_as() {
-        for text in ["kill", "stop:r12", "starve-origin@20", "loss:r3@1.5+0.5"] {
+        for text in ["kill", "stop:r12", "starve-origin@20", "loss:r3@1.5+0.5", "kill:r2@open:7"] {
             let fault: Fault = text.parse().unwrap();
             assert_eq!(fault.to_string(), text);
         }
-        for bad in ["", "kil", "kill:12", "kill:r0", "starve-level:r1", "kill@x", "kill+-1"] {
+        for bad in
+            ["", "kil", "kill:12", "kill:r0", "starve-level:r1", "kill@x", "kill@open:", "kill+-1"]
+        {
             assert!(bad.parse::<Fault>().is_err(), "{bad}");
         }
     }

@@ -43,7 +43,7 @@ mod worlds;
 pub use crowd::Tally;
 pub use stentor_proto::admission::DoorSettings as Door;
 
-pub use fault::{Fault, FaultKind, all as all_faults, span as fault_span};
+pub use fault::{Fault, FaultKind, When, all as all_faults, span as fault_span};
 pub use figures::{ClassLoss, Doors, LevelDelay, Moves, Outcome, Second};
 pub use link::{Line, Loss};
 pub use model::Violation;

@@ -9,6 +9,7 @@ use stentor_proto::{Time, limits};
 use super::chance::Chance;
 use super::crowd::Crowd;
 use super::events::{Event, Events, NodeIx};
+use super::fault::When;
 use super::figures::Counted;
 use super::model::Model;
 use super::node::Node;
@@ -54,6 +55,8 @@ pub struct World {
     pub(super) parked: Option<Vec<ToControl>>,
     /// Sessions that are being looked at, kept so that none is allocated.
     pub(super) scratch: Vec<u32>,
+    /// The same for connections of listeners that hear something.
+    pub(super) hearers: Vec<(super::events::ConnIx, u32)>,
 }
 
 impl World {
@@ -85,6 +88,7 @@ impl World {
             quiet_since: Some(BEGIN),
             parked: None,
             scratch: Vec::new(),
+            hearers: Vec::new(),
             setup,
         };
         world.plan();
@@ -139,10 +143,11 @@ impl World {
         self.events.push(opens, Event::Check);
         for at in 0..self.setup.faults.len() {
             let fault = &self.setup.faults[at];
-            let gathered = opens + self.setup.gathering();
-            let spare = self.end.since(gathered);
-            let when = fault.at.unwrap_or_else(|| self.chance.within(spare / 2));
-            self.events.push(gathered + when, Event::Strike(at));
+            let gathering = self.setup.gathering();
+            let spare = self.end.since(opens + gathering);
+            let drawn = |chance: &mut Chance| When::Gathered(chance.within(spare / 2));
+            let when = fault.at.unwrap_or_else(|| drawn(&mut self.chance));
+            self.events.push(opens + when.since_opening(gathering), Event::Strike(at));
         }
     }
 
