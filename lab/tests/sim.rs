@@ -28,7 +28,7 @@ fn small(seed: u64) -> Setup {
 /// The same with faults, until the last has settled.
 fn struck(seed: u64, faults: Vec<Fault>) -> Setup {
     let setup = small(seed);
-    let virtual_time = Duration::from_secs(5) + setup.join + sim::fault_span(&faults);
+    let virtual_time = Duration::from_secs(5) + sim::fault_span(&faults, setup.join);
     Setup { faults, virtual_time, ..setup }
 }
 
@@ -160,9 +160,25 @@ fn nobody_leaves_a_relay_that_answers() {
 #[test]
 fn an_address_that_changes_is_found_again_by_a_probe() {
     for seed in SOME {
-        let moves = one_fault(seed, FaultKind::Rebind).rehomed;
+        let outcome = one_fault(seed, FaultKind::Rebind);
+        let moves = outcome.rehomed;
         assert!(moves.rebound >= 20, "{moves:?}");
+        assert_eq!(outcome.doors.attempts, 1_500, "nobody looked for another relay");
         assert_eq!((moves.silent, moves.lost), (0, 0), "the session is kept");
+    }
+}
+
+#[test]
+fn what_strikes_while_a_crowd_comes_keeps_nobody_out() {
+    for kind in [FaultKind::Kill, FaultKind::StarveOrigin, FaultKind::Drain] {
+        let gathering = Duration::from_secs(8);
+        let faults = vec![Fault::new(kind).opened(gathering / 2)];
+        let virtual_time = Duration::from_secs(5) + sim::fault_span(&faults, gathering);
+        let outcome = run(Setup { join: gathering, faults, virtual_time, ..small(4) });
+        assert_sound(&outcome);
+        let struck = outcome.seconds.iter().find(|second| second.at == 4).unwrap();
+        assert!((600..900).contains(&struck.set_out), "{kind:?} strikes amid them: {struck:?}");
+        assert_eq!((outcome.fired, outcome.listeners), (1, 1_500), "{kind:?}");
     }
 }
 

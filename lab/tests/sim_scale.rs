@@ -36,13 +36,13 @@ fn a_cohort_hears_what_its_listeners_would_hear_one_by_one() {
     let (alone, one_by_one) = tallies(false);
     assert_eq!((outcome.violated, one_by_one.violated), (0, 0), "{:?}", one_by_one.violations);
     assert!(outcome.folded > 9_000 && one_by_one.folded == 0, "{}", outcome.folded);
-    // Where relays die and drain, one in fifty ends a tick or two apart: why is not known.
+    // Where relays die and drain, one in a hundred ends a tick or two apart: why is not known.
     let off = |(a, b): &(&Tally, &Tally)| {
         let apart = [(a.received, b.received), (a.repaired, b.repaired), (a.lost, b.lost)];
         apart.into_iter().map(|(a, b)| a.abs_diff(b)).max().unwrap_or(0)
     };
     let differ: Vec<_> = folded.iter().zip(&alone).filter(|pair| off(pair) > 0).collect();
-    assert!(differ.len() <= 500, "{} differ, the first: {:?}", differ.len(), differ.first());
+    assert!(differ.len() <= 250, "{} differ, the first: {:?}", differ.len(), differ.first());
     assert!(differ.iter().all(|pair| off(pair) <= 25), "{differ:?}");
     let (folded, single) = (&outcome.rehomed, &one_by_one.rehomed);
     assert!(folded.silent.abs_diff(single.silent) <= 5, "{folded:?} {single:?}");

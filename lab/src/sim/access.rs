@@ -71,13 +71,14 @@ impl World {
         for class in 0..self.setup.classes.len() {
             let line = self.setup.classes[class].line;
             let sample = self.path_samples(node, shard, class);
-            let rtt = 2 * line.delay + line.jitter;
+            let rtt = line.round_trip();
             let shard_ = &mut self.nodes[node].shards[usize::from(shard)];
             for (ix, sent, lost) in sample {
                 let (sent, lost) = (u64::from(sent), u64::from(lost));
                 let sample = PathSample { sent, lost, rtt, min_rtt: 2 * line.delay };
                 shard_.machine.handle_path(self.now, SessionIx(ix), sample);
             }
+            shard_.dirty = true;
         }
         self.pump_shard(node, shard);
     }

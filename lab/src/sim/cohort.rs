@@ -15,6 +15,9 @@ use super::node::{SLOTS, Seat};
 use super::wires::Opener;
 use super::world::World;
 
+/// Listeners whose state is fetched at once: what a core's cache holds.
+const FETCHED: usize = 32;
+
 /// Ticks in which a reception must be the cohort's before it is folded into it.
 const ALIKE: u32 = 64;
 
@@ -32,13 +35,44 @@ impl World {
         for slot in 0..SLOTS {
             self.spread_to_cohort(spread, slot);
         }
-        let mut alone = std::mem::take(&mut self.scratch);
-        alone.clear();
-        alone.extend(self.nodes[spread.node].shards[at].alone[class].iter().copied());
-        for &ix in &alone {
-            self.spread_to_one(spread, ix);
+        self.spread_to_the_alone(spread, at, class);
+    }
+
+    /// The same for those whose receptions are their own. Each has kilobytes of state that no cache
+    /// holds until its next tick: what is needed of all is fetched side by side first, and not one
+    /// piece after the other.
+    fn spread_to_the_alone(&mut self, spread: &Spread, at: usize, class: usize) {
+        let mut here = std::mem::take(&mut self.hearers);
+        here.clear();
+        let shard = &self.nodes[spread.node].shards[at];
+        for &ix in &shard.alone[class] {
+            if let Some(seat) = shard.seat(SessionIx(ix))
+                && seat.slice_at(spread.sent) == spread.slice
+                && seat.since <= spread.sent
+            {
+                here.push((seat.conn, 0));
+            }
         }
-        self.scratch = alone;
+        here.retain_mut(|(conn, listener)| {
+            let conn = &self.wires.conns[*conn as usize];
+            let Opener::Listener(of) = conn.opener else { return false };
+            *listener = of;
+            conn.open[End::Opener as usize] && !conn.stale
+        });
+        if !self.setup.cohorts {
+            // Those who would share a machine hear before the others, as it does.
+            here.sort_by_key(|&(conn, _)| {
+                self.seat_of(conn).is_none_or(|seat| seat.cohort == Seat::NOWHERE)
+            });
+        }
+        for few in here.chunks(FETCHED) {
+            let fetched = few.iter().map(|&(_, listener)| self.crowd.fetch(listener));
+            std::hint::black_box(fetched.fold(0, u64::wrapping_add));
+            for &(conn, listener) in few {
+                self.spread_to_one(spread, conn, listener);
+            }
+        }
+        self.hearers = here;
     }
 
     fn spread_to_cohort(&mut self, spread: &Spread, slot: usize) {
@@ -48,10 +82,11 @@ impl World {
             && !spread.lost
             && let Some(seat) = shard.seats.get(cohort.leader as usize).copied().flatten()
             && seat.slice_at(spread.sent) == spread.slice
-            && let Some(home) = cohort.ear.listen.current()
+            && let Some(ear) = &mut cohort.ear
+            && let Some(home) = ear.listen.current()
         {
             let mut heard = Heard::default();
-            cohort.ear.datagram(now, home, spread.bytes.clone(), &self.model.truth, &mut heard);
+            ear.datagram(now, home, spread.bytes.clone(), &self.model.truth, &mut heard);
             let members = cohort.members;
             if let Some(listener) = self.wires.listener(seat.conn) {
                 self.judge(listener, seat.conn, heard, members);
@@ -60,20 +95,10 @@ impl World {
         }
     }
 
-    fn spread_to_one(&mut self, spread: &Spread, ix: u32) {
-        let shard = &self.nodes[spread.node].shards[usize::from(spread.shard)];
-        let Some(seat) = shard.seat(SessionIx(ix)) else { return };
-        if seat.slice_at(spread.sent) != spread.slice || seat.since > spread.sent {
-            return;
-        }
-        let conn = &self.wires.conns[seat.conn as usize];
-        let Opener::Listener(listener) = conn.opener else { return };
-        if !conn.open[End::Opener as usize] || conn.stale {
-            return;
-        }
+    fn spread_to_one(&mut self, spread: &Spread, conn: ConnIx, listener: u32) {
         let entry = &mut self.crowd.listeners[listener as usize];
         let Person::Alone(ear) = &mut entry.person else { return };
-        let Some(home) = ear.line(seat.conn).map(|line| line.home) else { return };
+        let Some(home) = ear.line(conn).map(|line| line.home) else { return };
         let lost = match entry.sample && self.setup.own_paths {
             true => {
                 let key = mix(self.crowd.seed ^ 2, u64::from(listener));
@@ -87,7 +112,7 @@ impl World {
         if !lost {
             let mut heard = Heard::default();
             ear.datagram(self.now, home, spread.bytes.clone(), &self.model.truth, &mut heard);
-            self.judge(listener, seat.conn, heard, 1);
+            self.judge(listener, conn, heard, 1);
             self.act(listener);
         }
     }
@@ -122,6 +147,19 @@ impl World {
         }
     }
 
+    /// Whether what a listener is told takes it out of its cohort: as
+    /// [`stentor_proto::listen::Own`] says.
+    pub(super) fn is_its_own(&self, listener: u32, bytes: &[u8]) -> bool {
+        let Person::Alone(ear) = &self.crowd.listeners[listener as usize].person else {
+            return false;
+        };
+        let mut own = ear.listen.own();
+        let mut decoder = ControlDecoder::default();
+        decoder.push(bytes);
+        let mut messages = std::iter::from_fn(|| decoder.next_message().ok().flatten());
+        messages.any(|message| !own.handle_message(&message))
+    }
+
     fn cohort_takes(&mut self, conn: ConnIx, listener: u32, bytes: Bytes) {
         let class = self.crowd.class_of(listener);
         let Some((node, shard, ix)) = self.place(conn) else { return };
@@ -130,9 +168,10 @@ impl World {
         let slot = usize::from(seat.cohort);
         let cohort = shard_.cohorts[usize::from(class)].get_mut(slot).and_then(Option::as_mut);
         let Some(cohort) = cohort.filter(|cohort| cohort.leader == ix.0) else { return };
-        let Some(home) = cohort.ear.listen.current() else { return };
+        let Some(ear) = &mut cohort.ear else { return };
+        let Some(home) = ear.listen.current() else { return };
         let mut heard = Heard::default();
-        cohort.ear.datagram(self.now, home, bytes, &self.model.truth, &mut heard);
+        ear.datagram(self.now, home, bytes, &self.model.truth, &mut heard);
         let members = cohort.members;
         self.judge(listener, conn, heard, members);
         self.attend_cohort((node, shard, class), slot);
@@ -145,7 +184,8 @@ impl World {
             let shard_ = &mut self.nodes[node].shards[at];
             let Some(cohort) = &mut shard_.cohorts[usize::from(class)][slot] else { return };
             let leader = shard_.seats.get(cohort.leader as usize).copied().flatten();
-            match (cohort.ear.listen.poll_action(), leader) {
+            let Some(ear) = &mut cohort.ear else { return };
+            match (ear.listen.poll_action(), leader) {
                 (Some(ListenAction::SendDatagram { bytes, .. }), Some(seat)) => {
                     self.send(seat.conn, End::Opener, What::Datagram(bytes));
                 }
@@ -157,11 +197,12 @@ impl World {
             }
         }
         let shard_ = &mut self.nodes[node].shards[at];
-        let Some(cohort) = &mut shard_.cohorts[usize::from(class)][slot] else { return };
-        if let Some(due) = cohort.ear.listen.poll_timeout()
-            && cohort.ear.armed.is_none_or(|armed| due < armed)
+        let cohort = &mut shard_.cohorts[usize::from(class)][slot];
+        let Some(ear) = cohort.as_mut().and_then(|cohort| cohort.ear.as_mut()) else { return };
+        if let Some(due) = ear.listen.poll_timeout()
+            && ear.armed.is_none_or(|armed| due < armed)
         {
-            cohort.ear.armed = Some(due);
+            ear.armed = Some(due);
             self.events.push(due.max(now), Event::CohortTimer(node, shard, class, slot as u8));
         }
     }
@@ -170,13 +211,14 @@ impl World {
         let (now, (node, shard, class)) = (self.now, place);
         let slot = usize::from(slot);
         let shard_ = &mut self.nodes[node].shards[usize::from(shard)];
-        let Some(cohort) = &mut shard_.cohorts[usize::from(class)][slot] else { return };
-        cohort.ear.armed = None;
-        if now >= cohort.ear.listen.doubts_at() {
+        let cohort = &mut shard_.cohorts[usize::from(class)][slot];
+        let Some(ear) = cohort.as_mut().and_then(|cohort| cohort.ear.as_mut()) else { return };
+        ear.armed = None;
+        if now >= ear.listen.doubts_at() {
             return self.dissolve(place, slot);
         }
-        if cohort.ear.listen.poll_timeout().is_some_and(|due| due <= now) {
-            cohort.ear.listen.handle_timeout(now);
+        if ear.listen.poll_timeout().is_some_and(|due| due <= now) {
+            ear.listen.handle_timeout(now);
         }
         self.attend_cohort(place, slot);
     }
@@ -197,111 +239,135 @@ impl World {
         members.filter_map(|seat| self.wires.listener(seat.conn)).collect()
     }
 
-    /// Lets the cohort's machine stand for a listener's, if both hear the same from here on.
+    /// Takes a listener into its cohort, if both hear the same from here on: the cohort's machine stands
+    /// for its own, or it learns of their path what that one knows and keeps its own.
     pub(super) fn fold(&mut self, listener: u32) {
-        let entry = &mut self.crowd.listeners[listener as usize];
+        let entry = &self.crowd.listeners[listener as usize];
         let class = usize::from(entry.class);
-        let Person::Alone(ear) = &entry.person else { return };
-        let Some(conn) = ear.conn() else { return };
+        let Some(conn) = self.crowd.conn_of(listener) else { return };
         let Some((node, shard, ix)) = self.place(conn) else { return };
-        let shard_ = &mut self.nodes[node].shards[usize::from(shard)];
+        let shard_ = &self.nodes[node].shards[usize::from(shard)];
         let Some(seat) = shard_.seat(ix) else { return };
         if seat.since == Time::MAX || self.wires.conns[conn as usize].stale {
             return;
         }
         let found = shard_.cohort_in(class, seat.slice);
-        let entry = &mut self.crowd.listeners[listener as usize];
-        let Person::Alone(ear) = &entry.person else { return };
-        let slot = match found {
-            Some(slot) => {
-                let Some(cohort) = &mut shard_.cohorts[class][slot] else { return };
-                if !ear.is_like(&cohort.ear) {
-                    return;
-                }
-                cohort.members += 1;
-                entry.apart = entry.apart.plus(ear.tally().minus(cohort.ear.tally()));
-                slot
-            }
-            None => {
-                let Some(slot) = shard_.cohorts[class].iter().position(Option::is_none) else {
-                    return;
-                };
-                slot
-            }
+        let free = || shard_.cohorts[class].iter().position(Option::is_none);
+        let Some(slot) = found.or_else(free) else { return };
+        let place = (node, shard, class as u8);
+        let folded = match self.setup.cohorts {
+            true => self.share_machine(listener, place, ix, (slot, found.is_some())),
+            false => self.keep_pace(listener, place, ix, (slot, found.is_some())),
         };
-        let own = Box::new(ear.listen.own());
-        let person = std::mem::replace(&mut entry.person, Person::Folded(conn, own));
-        if let (None, Person::Alone(mut ear)) = (found, person) {
-            // The timer of the former owner is not the cohort's.
-            ear.armed = None;
-            shard_.cohorts[class][slot] =
-                Some(Box::new(Cohort { ear: *ear, members: 1, leader: ix.0 }));
-        }
-        if let Some(seat) = &mut shard_.seats[ix.0 as usize] {
+        let shard_ = &mut self.nodes[node].shards[usize::from(shard)];
+        if let Some(seat) = shard_.seats[ix.0 as usize].as_mut().filter(|_| folded) {
             seat.cohort = slot as u8;
         }
-        shard_.alone[class].remove(&ix.0);
-        if found.is_none() {
-            self.attend_cohort((node, shard, class as u8), slot);
+        if folded && found.is_none() {
+            self.attend_cohort(place, slot);
         }
     }
 
-    /// Where there are no cohorts but their paths, a listener learns of its path what it would have
-    /// learned by being folded.
-    pub(super) fn keep_pace(&mut self, listener: u32) {
-        let class = usize::from(self.crowd.class_of(listener));
-        let Some(conn) = self.crowd.conn_of(listener) else { return };
-        let Some((node, shard, ix)) = self.place(conn) else { return };
-        let shard = &self.nodes[node].shards[usize::from(shard)];
-        let Some(seat) = shard.seat(ix).filter(|seat| seat.since != Time::MAX) else { return };
-        if self.wires.conns[conn as usize].stale {
-            return;
-        }
-        let leads = |&ix: &u32| {
-            let other = shard.seat(SessionIx(ix)).filter(|other| other.slice == seat.slice)?;
-            let other_listener = self.wires.listener(other.conn)?;
-            let entry = &self.crowd.listeners[other_listener as usize];
-            let serves = self.crowd.conn_of(other_listener) == Some(other.conn);
-            (entry.apace && serves).then_some(other_listener)
-        };
-        let first = shard.alone[class].iter().find_map(leads);
-        let person = &mut self.crowd.listeners[listener as usize].person;
-        let Person::Alone(mut ear) = std::mem::replace(person, Person::Outside) else { return };
-        let alike = match first.and_then(|first| self.crowd.ear(first)) {
-            None => true,
-            Some(leading) => {
-                let alike = ear.is_like(leading);
-                if alike {
-                    ear.listen.share_path(&leading.listen);
-                }
-                alike
-            }
-        };
+    fn share_machine(
+        &mut self,
+        listener: u32,
+        (node, shard, class): (NodeIx, u16, u8),
+        ix: SessionIx,
+        (slot, found): (usize, bool),
+    ) -> bool {
+        let shard = &mut self.nodes[node].shards[usize::from(shard)];
+        let class = usize::from(class);
         let entry = &mut self.crowd.listeners[listener as usize];
-        entry.apace = alike;
-        entry.person = Person::Alone(ear);
+        let Person::Alone(ear) = &entry.person else { return false };
+        let Some(conn) = ear.conn() else { return false };
+        let cohort = &mut shard.cohorts[class][slot];
+        if let Some(cohort) = cohort {
+            let Some(shared) = cohort.ear.as_ref().filter(|shared| ear.is_like(shared)) else {
+                return false;
+            };
+            cohort.members += 1;
+            entry.apart = entry.apart.plus(ear.tally().minus(shared.tally()));
+        }
+        let own = Box::new(ear.listen.own());
+        let person = std::mem::replace(&mut entry.person, Person::Folded(conn, own));
+        if let (false, Person::Alone(mut ear)) = (found, person) {
+            // The timer of the former owner is not the cohort's.
+            ear.armed = None;
+            *cohort = Some(Box::new(Cohort { ear: Some(*ear), members: 1, leader: ix.0 }));
+        }
+        shard.alone[class].remove(&ix.0);
+        true
     }
 
-    /// Gives a listener of a cohort a machine of its own again.
+    /// Where each keeps its machine, a listener learns of its path what it would have learned by sharing
+    /// its cohort's.
+    fn keep_pace(
+        &mut self,
+        listener: u32,
+        (node, at, class): (NodeIx, u16, u8),
+        ix: SessionIx,
+        (slot, found): (usize, bool),
+    ) -> bool {
+        let shard = &mut self.nodes[node].shards[usize::from(at)];
+        let cohort = &mut shard.cohorts[usize::from(class)][slot];
+        let Some(leader) = cohort.as_ref().map(|cohort| cohort.leader).filter(|_| found) else {
+            *cohort = Some(Box::new(Cohort { ear: None, members: 1, leader: ix.0 }));
+            return true;
+        };
+        let leader = shard.seat(SessionIx(leader)).and_then(|seat| self.wires.listener(seat.conn));
+        let Some(leader) = leader else { return false };
+        let person = &mut self.crowd.listeners[listener as usize].person;
+        let Person::Alone(mut ear) = std::mem::replace(person, Person::Outside) else {
+            return false;
+        };
+        let alike = self.crowd.ear(leader).is_some_and(|leading| {
+            let alike = ear.is_like(leading);
+            if alike {
+                ear.listen.share_path(&leading.listen);
+            }
+            alike
+        });
+        self.crowd.listeners[listener as usize].person = Person::Alone(ear);
+        let cohort =
+            &mut self.nodes[node].shards[usize::from(at)].cohorts[usize::from(class)][slot];
+        if let Some(cohort) = cohort.as_mut().filter(|_| alike) {
+            cohort.members += 1;
+        }
+        alike
+    }
+
+    /// Whether a listener is in a cohort, whoever's machine it has.
+    pub(super) fn is_in_cohort(&self, listener: u32) -> bool {
+        let seat = self.crowd.conn_of(listener).and_then(|conn| self.seat_of(conn));
+        seat.is_some_and(|seat| seat.cohort != Seat::NOWHERE)
+    }
+
+    /// Takes a listener out of its cohort: it has a machine of its own again.
     pub(super) fn unfold(&mut self, listener: u32) {
         let at = listener as usize;
-        let Person::Folded(conn, _) = self.crowd.listeners[at].person else { return };
-        let settings = self.settings_of(listener);
-        let person = std::mem::replace(&mut self.crowd.listeners[at].person, Person::Outside);
-        let Person::Folded(_, own) = person else { return };
+        let Some(conn) = self.crowd.conn_of(listener) else { return };
         let Some((node, shard, ix)) = self.place(conn) else { return };
         let class = usize::from(self.crowd.listeners[at].class);
         let shard_ = &mut self.nodes[node].shards[usize::from(shard)];
-        let Some(seat) = shard_.seats.get_mut(ix.0 as usize).and_then(Option::as_mut) else {
+        let seat = shard_.seats.get_mut(ix.0 as usize).and_then(Option::as_mut);
+        let Some(seat) = seat.filter(|seat| seat.conn == conn && seat.cohort != Seat::NOWHERE)
+        else {
             return;
         };
         let slot = usize::from(std::mem::replace(&mut seat.cohort, Seat::NOWHERE));
-        let Some(Some(cohort)) = shard_.cohorts[class].get(slot) else { return };
-        let twin = cohort.ear.twin(settings, *own, conn);
-        shard_.alone[class].insert(ix.0);
-        self.crowd.listeners[at].person = Person::Alone(Box::new(twin));
+        if matches!(self.crowd.listeners[at].person, Person::Folded(..)) {
+            let settings = self.settings_of(listener);
+            let person = std::mem::replace(&mut self.crowd.listeners[at].person, Person::Outside);
+            let Person::Folded(_, own) = person else { return };
+            let shard_ = &mut self.nodes[node].shards[usize::from(shard)];
+            let cohort = shard_.cohorts[class][slot].as_ref();
+            let Some(ear) = cohort.and_then(|cohort| cohort.ear.as_ref()) else { return };
+            let twin = ear.twin(settings, *own, conn);
+            shard_.alone[class].insert(ix.0);
+            self.crowd.listeners[at].person = Person::Alone(Box::new(twin));
+            self.act_later(listener);
+        }
         self.leave_cohort((node, shard, ix), class, slot);
-        self.act_later(listener);
     }
 
     /// Sets the timer of a listener that has a machine of its own again.

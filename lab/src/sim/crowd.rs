@@ -7,6 +7,7 @@ use stentor_proto::listen::Own;
 use super::chance::{mix, share};
 use super::ear::Ear;
 use super::events::{ConnIx, NodeIx};
+use super::node::Seat;
 use super::setup::Setup;
 use super::world::{BEGIN, World};
 use stentor_proto::fanout::SessionIx;
@@ -34,8 +35,6 @@ pub(super) struct Listener {
     pub(super) joined: bool,
     /// It has been told to wait.
     pub(super) waits: bool,
-    /// It knows of its path what it would know in a cohort.
-    pub(super) apace: bool,
     /// The relays that it was sent to; 0 for none.
     pub(super) entries: [u16; ENTRIES],
     /// What it counted apart from its cohort: its own count is the cohort's and this.
@@ -55,7 +54,9 @@ pub struct Tally {
 
 /// Listeners of one class and variant on one shard whose receptions are the same.
 pub(super) struct Cohort {
-    pub(super) ear: Ear,
+    /// The machine that stands for all; `None` in a world that shares none, where each keeps its own and
+    /// the cohort says who would share.
+    pub(super) ear: Option<Ear>,
     pub(super) members: u32,
     /// The session that asks for repair and probes, for all.
     pub(super) leader: u32,
@@ -91,10 +92,9 @@ impl Crowd {
             Listener {
                 person: Person::Outside,
                 class: class.and_then(|class| u8::try_from(class).ok()).unwrap_or(0),
-                sample: sample || !setup.cohorts,
+                sample,
                 joined: false,
                 waits: false,
-                apace: false,
                 entries: [0; ENTRIES],
                 apart: Tally::default(),
             }
@@ -125,6 +125,14 @@ impl Crowd {
         match &mut self.listeners[listener as usize].person {
             Person::Alone(ear) => Some(ear),
             Person::Outside | Person::Folded(..) => None,
+        }
+    }
+
+    /// Reads what a tick will touch of a listener's machine, so that it is in the cache.
+    pub(super) fn fetch(&self, listener: u32) -> u64 {
+        match &self.listeners[listener as usize].person {
+            Person::Alone(ear) => ear.fetch(),
+            Person::Outside | Person::Folded(..) => 0,
         }
     }
 
@@ -181,7 +189,8 @@ impl World {
             Person::Outside => Tally::default(),
             Person::Alone(ear) => ear.tally(),
             Person::Folded(..) => {
-                self.cohort_of(listener).map(|c| c.ear.tally()).unwrap_or_default()
+                let ear = self.cohort_of(listener).and_then(|cohort| cohort.ear.as_ref());
+                ear.map(Ear::tally).unwrap_or_default()
             }
         };
         entry.apart.plus(shared)
@@ -195,6 +204,13 @@ impl World {
         let shard = &self.nodes[node].shards[usize::from(shard)];
         let seat = shard.seat(ix)?;
         shard.cohorts[usize::from(entry.class)].get(usize::from(seat.cohort))?.as_deref()
+    }
+
+    /// The seat of a connection's session.
+    pub(super) fn seat_of(&self, conn: ConnIx) -> Option<Seat> {
+        let (node, shard, ix) = self.place(conn)?;
+        let shard = self.nodes[node].shards.get(usize::from(shard))?;
+        shard.seat(ix).filter(|seat| seat.conn == conn)
     }
 
     /// Where a connection's session is.

@@ -105,6 +105,13 @@ impl Ear {
         }
     }
 
+    /// Reads what a tick will touch: see [`super::crowd::Crowd::fetch`].
+    pub(super) fn fetch(&self) -> u64 {
+        let lines = self.lines.first().map_or(0, |line| line.conn);
+        let listen = self.listen.newest() ^ self.had.newest() ^ lines;
+        u64::from(listen) ^ self.listen.doubts_at().as_micros() ^ self.moves
+    }
+
     pub(super) fn line(&mut self, conn: ConnIx) -> Option<&mut Line> {
         self.lines.iter_mut().find(|line| line.conn == conn)
     }

@@ -1,4 +1,5 @@
-//! What is to happen, in the order of time; of one instant, in the order in which it was decided.
+//! What is to happen, in the order of time; of one instant, in the order in which it was decided, the
+//! timers of listeners last.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -137,13 +138,43 @@ impl Ord for Entry {
     }
 }
 
-/// What is to happen.
-#[derive(Debug, Default)]
+/// Of one instant, the timers of listeners come last and in the order of the listeners: when they were
+/// set is no listener's concern.
+const TIMERS: u64 = 1 << 63;
+
+/// One turn of the wheel covers this much: 2^18 µs, a quarter of a second.
+const SLOTS: usize = 1_024;
+/// A slot holds this much time: 2^8 µs.
+const SLOT_BITS: u32 = 8;
+
+/// What is to happen: a wheel of slots for what comes soon, for nearly all of it does, and a heap for
+/// what comes later. The slot that is being emptied is a heap of its own.
+#[derive(Debug)]
 pub(super) struct Events {
-    heap: BinaryHeap<Reverse<Entry>>,
+    near: BinaryHeap<Reverse<Entry>>,
+    wheel: Vec<Vec<Entry>>,
+    far: BinaryHeap<Reverse<Entry>>,
+    /// The slot that `near` is of, counted from time zero.
+    slot: u64,
+    /// Entries in the wheel.
+    turning: usize,
     count: u64,
     /// Events that have happened.
     pub(super) happened: u64,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            near: BinaryHeap::new(),
+            wheel: (0..SLOTS).map(|_| Vec::new()).collect(),
+            far: BinaryHeap::new(),
+            slot: 0,
+            turning: 0,
+            count: 0,
+            happened: 0,
+        }
+    }
 }
 
 impl Events {
@@ -152,15 +183,87 @@ impl Events {
             return;
         }
         self.count += 1;
-        self.heap.push(Reverse(Entry { at, nth: self.count, event }));
+        let nth = match event {
+            Event::ListenerTimer(listener) => TIMERS | u64::from(listener),
+            _ => self.count,
+        };
+        self.put(Entry { at, nth, event });
     }
 
     /// The next event up to `end`.
     pub(super) fn pop(&mut self, end: Time) -> Option<(Time, Event)> {
-        if self.heap.peek()?.0.at > end {
+        while self.near.is_empty() {
+            self.turn()?;
+        }
+        if self.near.peek()?.0.at > end {
             return None;
         }
         self.happened += 1;
-        self.heap.pop().map(|Reverse(entry)| (entry.at, entry.event))
+        self.near.pop().map(|Reverse(entry)| (entry.at, entry.event))
+    }
+
+    fn put(&mut self, entry: Entry) {
+        let slot = entry.at.as_micros() >> SLOT_BITS;
+        if slot <= self.slot {
+            self.near.push(Reverse(entry));
+        } else if slot - self.slot < SLOTS as u64 {
+            self.turning += 1;
+            self.wheel[slot as usize % SLOTS].push(entry);
+        } else {
+            self.far.push(Reverse(entry));
+        }
+    }
+
+    /// Goes on to the next slot; `None` if nothing is to happen.
+    fn turn(&mut self) -> Option<()> {
+        if self.turning == 0 {
+            self.slot = self.far.peek()?.0.at.as_micros() >> SLOT_BITS;
+        } else {
+            self.slot += 1;
+        }
+        while let Some(Reverse(first)) = self.far.peek()
+            && (first.at.as_micros() >> SLOT_BITS) < self.slot + SLOTS as u64
+            && let Some(Reverse(entry)) = self.far.pop()
+        {
+            self.put(entry);
+        }
+        let slot = &mut self.wheel[self.slot as usize % SLOTS];
+        self.turning -= slot.len();
+        self.near.extend(slot.drain(..).map(Reverse));
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chance::mix;
+    use super::*;
+
+    #[test]
+    fn events_happen_in_the_order_of_time_and_then_of_their_decision() {
+        let mut events = Events::default();
+        let mut decided = Vec::new();
+        let push = |events: &mut Events, decided: &mut Vec<u64>, at: u64| {
+            events.push(Time::from_micros(at), Event::Strike(decided.len()));
+            decided.push(at);
+        };
+        for n in 0..2_000 {
+            // Now, soon, within a turn and turns later.
+            let at = mix(n, 1) % [200, 3_000, 200_000, 9_000_000][n as usize % 4];
+            push(&mut events, &mut decided, at);
+        }
+        let mut happened: Vec<(u64, usize)> = Vec::new();
+        while let Some((at, Event::Strike(nth))) = events.pop(Time::from_micros(20_000_000)) {
+            if nth < 2_000 && nth % 3 == 0 {
+                let after = mix(nth as u64, 2) % 500_000;
+                push(&mut events, &mut decided, at.as_micros() + after);
+            }
+            happened.push((at.as_micros(), nth));
+        }
+        assert_eq!((happened.len() as u64, happened.len()), (events.happened, decided.len()));
+        assert!(happened.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(happened.iter().all(|&(at, nth)| decided[nth] == at));
+        push(&mut events, &mut decided, 30_000_000);
+        assert!(events.pop(Time::from_micros(29_999_999)).is_none(), "not before its time");
     }
 }

@@ -47,6 +47,13 @@ pub struct Line {
     pub rate: Option<(u64, u64)>,
 }
 
+impl Line {
+    /// What a transport measures: both ways, and half of what either may take longer.
+    pub(super) fn round_trip(&self) -> Duration {
+        2 * self.delay + self.jitter
+    }
+}
+
 /// What became of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Passage {

@@ -14,7 +14,7 @@ use super::wires::Opener;
 use super::world::World;
 
 /// What was sent to a newcomer alone has arrived by then, and what it asked for.
-const CALM: Duration = Duration::from_millis(500);
+const CALM: Duration = Duration::from_millis(250);
 
 impl World {
     /// Something arrives for a listener.
@@ -24,6 +24,12 @@ impl World {
                 self.folded_takes(conn, listener, what);
             }
             return;
+        }
+        if let What::Control(bytes) = &what
+            && !self.setup.cohorts
+            && self.is_its_own(listener, bytes)
+        {
+            self.unfold(listener);
         }
         let now = self.now;
         let Some(ear) = self.crowd.ear(listener) else { return };
@@ -57,13 +63,19 @@ impl World {
         let place = self.place(conn).filter(|_| heard.welcomed);
         let own = self.crowd.listeners[listener as usize].sample && self.setup.own_paths;
         let path = self.crowd.ear(listener).map(|ear| ear.path).filter(|_| own);
-        if let Some((node, shard, ix)) = place
-            && let Some(seat) =
-                &mut self.nodes[node].shards[usize::from(shard)].seats[ix.0 as usize]
+        let Some((node, shard, ix)) = place else { return };
+        let entry = &mut self.nodes[node].shards[usize::from(shard)];
+        if let Some(seat) = &mut entry.seats[ix.0 as usize]
             && seat.conn == conn
         {
             seat.joined = true;
             seat.path = path.unwrap_or(seat.path);
+            entry.fans.touch(ix);
+            entry.dirty = true;
+            let class = usize::from(self.crowd.class_of(listener));
+            if let Some(ear) = self.crowd.ear(listener) {
+                ear.listen.set_round_trip(self.setup.classes[class].line.round_trip());
+            }
         }
     }
 
@@ -125,12 +137,13 @@ impl World {
         }
         let entry = &self.crowd.listeners[listener as usize];
         let Person::Alone(ear) = &entry.person else { return };
-        let paced = entry.sample && (self.setup.own_paths || entry.apace);
-        if entry.joined && !paced && ear.since + CALM <= now && ear.settled() {
-            match entry.sample {
-                true => self.keep_pace(listener),
-                false => self.fold(listener),
-            }
+        if entry.joined
+            && !entry.sample
+            && ear.since + CALM <= now
+            && ear.settled()
+            && (self.setup.cohorts || !self.is_in_cohort(listener))
+        {
+            self.fold(listener);
         }
     }
 
@@ -178,7 +191,6 @@ impl World {
                 }
                 let now = self.now;
                 self.crowd.changed = now;
-                self.crowd.listeners[listener as usize].apace = false;
                 if let Some(ear) = self.crowd.ear(listener) {
                     ear.since = now;
                 }
@@ -211,18 +223,20 @@ impl World {
         ear.armed = None;
         // From here on it acts for itself: a cohort would dissolve.
         let doubts = now >= ear.listen.doubts_at();
+        if doubts && !self.setup.cohorts {
+            self.unfold(listener);
+        }
+        let Some(ear) = self.crowd.ear(listener) else { return };
         if ear.listen.poll_timeout().is_some_and(|due| due <= now) {
             ear.listen.handle_timeout(now);
         }
-        self.crowd.listeners[listener as usize].apace &= !doubts;
         self.act(listener);
     }
 
     /// A listener's connection was closed by its relay, or timed out.
     pub(super) fn listener_closed(&mut self, conn: ConnIx, listener: u32, close: Option<Close>) {
         let Some(close) = close else { return };
-        if matches!(self.crowd.listeners[listener as usize].person, Person::Folded(own, _) if own == conn)
-        {
+        if self.crowd.conn_of(listener) == Some(conn) {
             self.unfold(listener);
         }
         let now = self.now;

@@ -24,7 +24,7 @@ const GRACE: Duration = Duration::from_millis(1_000);
 /// second, less the way of the hello.
 const REPLAYED: Duration = Duration::from_millis(800);
 /// What was held back by a fault arrives within this after its end.
-const SETTLES: Duration = Duration::from_millis(500);
+pub(super) const SETTLES: Duration = Duration::from_millis(500);
 /// Ticks that the origin's record keeps: more than any window spans.
 const KEPT: usize = 1_024;
 /// Violations that are kept in words; more are counted.
@@ -80,6 +80,14 @@ pub struct Violation {
     pub what: String,
 }
 
+/// A tick that must have arrived, and the nodes that must have it.
+#[derive(Debug)]
+struct Due {
+    number: u32,
+    issued: Time,
+    must: Vec<bool>,
+}
+
 /// The reference model's state.
 #[derive(Debug, Default)]
 pub(super) struct Model {
@@ -119,13 +127,15 @@ impl World {
         self.model.order = (1..self.nodes.len()).collect();
         let level = |node: &NodeIx| (self.nodes[*node].level, *node);
         self.model.order.sort_by_key(level);
+        let mut due = Vec::new();
         for number in from..=last {
             if let Some(issued) = self.model.truth.issued(number) {
                 self.check_relays(number, issued);
                 self.check_cohorts(number, issued);
-                self.check_samples(number, issued);
+                due.push(Due { number, issued, must: self.model.must.clone() });
             }
         }
+        self.check_samples(&due);
         self.model.compared = last;
     }
 
@@ -175,9 +185,10 @@ impl World {
                 let cohorts = classes.flat_map(|(class, slots)| {
                     slots.iter().flatten().map(move |cohort| (class, cohort))
                 });
-                for (class, cohort) in cohorts.filter(|(_, c)| number >= c.ear.had.first()) {
+                for (class, cohort) in cohorts {
+                    let Some(had) = cohort.ear.as_ref().map(|ear| &ear.had) else { continue };
                     let lossless = self.setup.classes[class].line.loss == Loss::None;
-                    if lossless && !cohort.ear.had.has(number) {
+                    if lossless && number >= had.first() && !had.has(number) {
                         absent.push((node.name.clone(), cohort.members, class));
                     }
                 }
@@ -190,12 +201,17 @@ impl World {
         }
     }
 
-    /// Those whose reception is their own.
-    fn check_samples(&mut self, number: u32, issued: Time) {
+    /// Those whose reception is their own: each is looked at once for all ticks that are due.
+    fn check_samples(&mut self, due: &[Due]) {
         let mut absent = Vec::new();
-        self.model.by_class.resize(self.setup.classes.len(), (0, 0));
-        for (node, must) in self.nodes.iter().zip(&self.model.must) {
-            if !must || node.well_since > issued || !node.had.has(number) {
+        let mut by_class = std::mem::take(&mut self.model.by_class);
+        by_class.resize(self.setup.classes.len(), (0, 0));
+        for (at, node) in self.nodes.iter().enumerate() {
+            let owed = |due: &&Due| {
+                due.must[at] && node.well_since <= due.issued && node.had.has(due.number)
+            };
+            let owed: Vec<&Due> = due.iter().filter(owed).collect();
+            if owed.is_empty() {
                 continue;
             }
             for shard in &node.shards {
@@ -206,33 +222,47 @@ impl World {
                             continue;
                         };
                         let Some(listener) = self.wires.listener(seat.conn) else { continue };
-                        let person = &self.crowd.listeners[listener as usize].person;
-                        let Person::Alone(ear) = person else { continue };
-                        // Whoever came from another relay is brought what it missed; what was too
-                        // old for a replay by then is what nobody owes it.
-                        if ear.conn() != Some(seat.conn) || ear.since > issued + REPLAYED {
+                        let Some((must, missing)) = self.lacks(listener, seat.conn, &owed) else {
                             continue;
-                        }
-                        // A listener's ticks begin with the first that came: what is older and comes
-                        // later is what its relay itself lacked when the listener joined.
-                        if ear.had.first() == 0 || number < ear.had.first() {
-                            continue;
-                        }
-                        let had = ear.had.has(number);
-                        let counts = &mut self.model.by_class[class];
-                        counts.0 += 1;
-                        counts.1 += u64::from(!had);
-                        if lossless && !had {
-                            absent.push((node.name.clone(), listener));
+                        };
+                        by_class[class].0 += must;
+                        by_class[class].1 += missing.len() as u64;
+                        if lossless && !missing.is_empty() {
+                            absent.push((node.name.clone(), listener, missing));
                         }
                     }
                 }
             }
         }
-        for (name, listener) in absent {
-            let what = format!("listener {listener} of {name} did not get tick {number}");
-            self.model.violation(self.now, what);
+        self.model.by_class = by_class;
+        for (name, listener, missing) in absent {
+            for number in missing {
+                let what = format!("listener {listener} of {name} did not get tick {number}");
+                self.model.violation(self.now, what);
+            }
         }
+    }
+
+    /// How many of the ticks a listener must have had, and which of them it has not.
+    fn lacks(&self, listener: u32, conn: ConnIx, owed: &[&Due]) -> Option<(u64, Vec<u32>)> {
+        let Person::Alone(ear) = &self.crowd.listeners[listener as usize].person else {
+            return None;
+        };
+        let first = ear.had.first();
+        if first == 0 || ear.conn() != Some(conn) {
+            return None;
+        }
+        // Whoever came from another relay is brought what it missed; what was too old for a replay by
+        // then is what nobody owes it. A listener's ticks begin with the first that came: what is older
+        // and comes later is what its relay itself lacked when the listener joined.
+        let own = |due: &&&Due| ear.since <= due.issued + REPLAYED && due.number >= first;
+        let mut must = 0;
+        let lacking = owed.iter().filter(own).filter(|due| {
+            must += 1;
+            !ear.had.has(due.number)
+        });
+        let lacking = lacking.map(|due| due.number).collect();
+        Some((must, lacking))
     }
 
     /// A hop is there no more.

@@ -20,6 +20,7 @@ use super::events::{ConnIx, NodeIx, Packet};
 use super::had::Had;
 use super::link::Weather;
 use super::queue::Queue;
+use super::seats::Fans;
 use super::setup::Setup;
 
 /// The wall clock at the start of the world's time, in seconds.
@@ -98,14 +99,10 @@ pub(super) struct Shard {
     pub(super) messages: Queue<ToShard>,
     pub(super) seats: Vec<Option<Seat>>,
     free: Vec<u32>,
-    /// Variants and sizes of the fan-out's slices when the seats were last compared with it.
-    pub(super) sizes: Vec<(u8, usize)>,
-    /// Which sessions the last comparison found in the fan-out.
-    pub(super) seen: Vec<bool>,
-    /// Someone came or went since.
+    /// The fan-out when the seats were last compared with it.
+    pub(super) fans: Fans,
+    /// Something has happened since that may have changed it.
     pub(super) dirty: bool,
-    /// Which variants listeners of a class are sent: a bit for each.
-    pub(super) slices: Vec<u32>,
     /// What was sent on the path of each class, and lost.
     pub(super) paths: Vec<(u32, u32)>,
     /// Listeners by class whose receptions are their own, by session.
@@ -306,7 +303,7 @@ impl Node {
         } else {
             shard.alone[usize::from(class)].insert(ix);
         }
-        shard.dirty = true;
+        shard.fans.touch(SessionIx(ix));
         shard.machine.handle_open(now, SessionIx(ix), Framing::Quic);
         (u16::try_from(at).expect("shards are counted in 16 bits"), SessionIx(ix))
     }
@@ -316,6 +313,7 @@ impl Node {
         let shard = &mut self.shards[usize::from(shard)];
         let Some(seat) = shard.seats[ix.0 as usize].take() else { return };
         shard.free.push(ix.0);
+        shard.fans.touch(ix);
         shard.dirty = true;
         match shard.alone.get_mut(usize::from(seat.class)) {
             Some(alone) => alone.remove(&ix.0),
@@ -351,10 +349,8 @@ impl Shard {
             messages: Queue::new(limits::TO_SHARD, seed ^ 1),
             seats: Vec::new(),
             free: Vec::new(),
-            sizes: Vec::new(),
-            seen: Vec::new(),
+            fans: Fans::new(classes),
             dirty: false,
-            slices: vec![0; classes],
             paths: vec![(0, 0); classes],
             alone: vec![BTreeSet::new(); classes],
             others: BTreeSet::new(),

@@ -1,7 +1,7 @@
 //! Who is in which slice of a shard's fan-out, compared with who must be.
 
 use stentor_proto::Time;
-use stentor_proto::fanout::SessionIx;
+use stentor_proto::fanout::{SessionIx, Variant};
 use stentor_proto::node::Fanout;
 
 use super::crowd::Cohort;
@@ -10,15 +10,140 @@ use super::node::{SLOTS, Seat, Shard};
 use super::wires::Opener;
 use super::world::World;
 
+const VARIANTS: usize = Variant::ALL.len();
+/// Sessions of a slice that are compared at a stroke.
+const STRIDE: usize = 64;
+
+/// A shard's fan-out as it was when its sessions were last compared with it: what is as it was then has
+/// been compared, what differs is compared anew.
+#[derive(Debug, Default)]
+pub(super) struct Fans {
+    /// The slices, in the order of sending, by variant.
+    lists: Vec<(u8, Vec<SessionIx>)>,
+    /// Where each session was found.
+    found: Vec<Found>,
+    /// Listeners in the fan-out, by class and variant.
+    counts: Vec<[u32; VARIANTS]>,
+    /// Sessions that came, went, or were welcomed since.
+    touched: Vec<u32>,
+    /// The variant of each cohort that stays one, by class and slot.
+    leading: Vec<[Option<u8>; SLOTS]>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    /// In how many places, and in which slice the last of them.
+    places: u8,
+    slice: u8,
+    /// Under which class and variant it is counted.
+    counted: Option<(u8, u8)>,
+}
+
+impl Fans {
+    pub(super) fn new(classes: usize) -> Self {
+        Self { counts: vec![[0; VARIANTS]; classes], ..Self::default() }
+    }
+
+    /// A session is another one, or something else is expected of it.
+    pub(super) fn touch(&mut self, ix: SessionIx) {
+        self.touched.push(ix.0);
+    }
+
+    /// The length of a slice as it was.
+    pub(super) fn size(&self, nth: usize) -> Option<(u8, usize)> {
+        self.lists.get(nth).map(|(slice, list)| (*slice, list.len()))
+    }
+
+    /// Which variants listeners of a class are sent: a bit for each.
+    pub(super) fn slices(&self, class: usize) -> u32 {
+        let bit = |(at, &n): (usize, &u32)| u32::from(n > 0) << at;
+        self.counts[class].iter().enumerate().map(bit).sum()
+    }
+
+    /// Takes the fan-out as it is; returns the sessions whose places in it are not what they were.
+    fn take(&mut self, fanout: &[(u8, &[SessionIx])]) -> Vec<u32> {
+        let mut changed = std::mem::take(&mut self.touched);
+        let mut former = std::mem::take(&mut self.lists);
+        for &(slice, list) in fanout {
+            let same = former.iter().position(|(former, _)| *former == slice);
+            let mut kept = same.map_or_else(Vec::new, |at| former.remove(at).1);
+            self.differences(slice, &kept, list, &mut changed);
+            kept.clear();
+            kept.extend_from_slice(list);
+            self.lists.push((slice, kept));
+        }
+        for (slice, gone) in former {
+            self.differences(slice, &gone, &[], &mut changed);
+        }
+        changed.sort_unstable();
+        changed.dedup();
+        changed
+    }
+
+    fn differences(
+        &mut self,
+        slice: u8,
+        was: &[SessionIx],
+        is: &[SessionIx],
+        changed: &mut Vec<u32>,
+    ) {
+        let stride = |list: &[SessionIx], from: usize| {
+            let upto = list.len().min(from + STRIDE);
+            from.min(upto)..upto
+        };
+        for from in (0..was.len().max(is.len())).step_by(STRIDE) {
+            let (was, is) = (&was[stride(was, from)], &is[stride(is, from)]);
+            if was == is {
+                continue;
+            }
+            for at in 0..was.len().max(is.len()) {
+                let (was, is) = (was.get(at), is.get(at));
+                if was == is {
+                    continue;
+                }
+                if let Some(&ix) = was {
+                    let found = self.found(ix.0);
+                    found.places = found.places.wrapping_sub(1);
+                    changed.push(ix.0);
+                }
+                if let Some(&ix) = is {
+                    let found = self.found(ix.0);
+                    (found.places, found.slice) = (found.places.wrapping_add(1), slice);
+                    changed.push(ix.0);
+                }
+            }
+        }
+    }
+
+    fn found(&mut self, ix: u32) -> &mut Found {
+        let at = ix as usize;
+        if at >= self.found.len() {
+            self.found.resize(at + 1, Found::default());
+        }
+        &mut self.found[at]
+    }
+
+    /// Counts a session of this class where it was found; under no class if it is no listener's.
+    fn count(&mut self, ix: u32, class: Option<u8>) {
+        let found = self.found(ix);
+        let counts = class.filter(|_| found.places > 0).map(|class| (class, found.slice));
+        let former = std::mem::replace(&mut found.counted, counts);
+        for (counted, sign) in [(former, -1), (counts, 1)] {
+            if let Some((class, slice)) = counted {
+                let count = &mut self.counts[usize::from(class)][usize::from(slice)];
+                *count = count.saturating_add_signed(sign);
+            }
+        }
+    }
+}
+
 impl World {
-    /// Compares a shard's whole fan-out with its sessions: every listener that was welcomed is in
-    /// one slice and in one only, and nobody is in any who has no session.
+    /// Compares a shard's fan-out with its sessions: every listener that was welcomed is in one slice
+    /// and in one only, and nobody is in any who has no session.
     pub(super) fn seat_all(&mut self, node: NodeIx, shard: u16, fanout: Fanout) {
         let shard = &mut self.nodes[node].shards[usize::from(shard)];
         shard.dirty = false;
-        let wrong = shard.take_seats(self.now, fanout);
-        let missing = shard.unseated();
-        let moved = shard.strangers();
+        let Compared { wrong, missing, strange } = shard.compare(self.now, fanout);
         self.counted.full_checks += 1;
         for what in wrong {
             self.model.violation(self.now, format!("{}: {what}", self.nodes[node].name));
@@ -34,7 +159,7 @@ impl World {
                 self.model.violation(self.now, what);
             }
         }
-        for conn in moved {
+        for conn in strange {
             if let Some(listener) = listener(self, conn) {
                 self.unfold(listener);
             }
@@ -42,59 +167,80 @@ impl World {
     }
 }
 
+/// What a comparison has found.
+#[derive(Debug, Default)]
+struct Compared {
+    /// What cannot be.
+    wrong: Vec<String>,
+    /// The connections of listeners that were welcomed and are sent nothing.
+    missing: Vec<ConnIx>,
+    /// The connections of those in a cohort that are not sent what their leader is sent, and of all in
+    /// a cohort that has come to the variant of a larger one.
+    strange: Vec<ConnIx>,
+}
+
 impl Shard {
-    /// Notes which variant each session is sent; returns what cannot be.
-    fn take_seats(&mut self, now: Time, fanout: Fanout) -> Vec<String> {
-        let Self { machine, seats, sizes, slices, seen, .. } = self;
-        let mut wrong = Vec::new();
-        slices.fill(0);
-        sizes.clear();
-        seen.clear();
-        seen.resize(seats.len(), false);
-        for (variant, list, _) in machine.fanout_by_variant(fanout) {
-            let slice = variant.index() as u8;
-            sizes.push((slice, list.len()));
-            for ix in list {
-                let Some(seat) = seats.get_mut(ix.0 as usize).and_then(Option::as_mut) else {
-                    wrong.push(format!("the fan-out speaks to session {} that is closed", ix.0));
-                    continue;
-                };
-                if std::mem::replace(&mut seen[ix.0 as usize], true) {
-                    wrong.push(format!("session {} is in the fan-out twice", ix.0));
-                }
+    fn compare(&mut self, now: Time, fanout: Fanout) -> Compared {
+        let slice = |(variant, list, _): (Variant, _, _)| (variant.index() as u8, list);
+        let lists: Vec<(u8, &[SessionIx])> =
+            self.machine.fanout_by_variant(fanout).map(slice).collect();
+        let changed = self.fans.take(&lists);
+        let mut compared = Compared::default();
+        for &ix in &changed {
+            self.compare_one(now, ix, &mut compared);
+        }
+        let leading = self.leading();
+        let all = leading != self.fans.leading;
+        self.fans.leading = leading;
+        let strange = |seat: &Option<Seat>| {
+            let seat = seat.as_ref().filter(|seat| seat.cohort != Seat::NOWHERE)?;
+            let slice = self.fans.leading[usize::from(seat.class)][usize::from(seat.cohort)];
+            (slice != Some(seat.slice)).then_some(seat.conn)
+        };
+        compared.strange = match all {
+            true => self.seats.iter().filter_map(strange).collect(),
+            false => {
+                let seats = changed.iter().filter_map(|&ix| self.seats.get(ix as usize));
+                seats.filter_map(strange).collect()
+            }
+        };
+        compared
+    }
+
+    /// Compares one session with its places in the fan-out, and notes which variant it is sent.
+    fn compare_one(&mut self, now: Time, ix: u32, compared: &mut Compared) {
+        let Found { places, slice, .. } = *self.fans.found(ix);
+        let seat = self.seats.get_mut(ix as usize).and_then(Option::as_mut);
+        let class = seat.as_ref().map(|seat| seat.class).filter(|&class| class != Seat::OTHER);
+        self.fans.count(ix, class);
+        if places > 1 {
+            compared.wrong.push(format!("session {ix} is in the fan-out {places} times"));
+        }
+        match seat {
+            Some(seat) if places > 0 => {
                 seat.turn(now, slice);
                 seat.since = seat.since.min(now);
-                if let Some(held) = slices.get_mut(usize::from(seat.class)) {
-                    *held |= 1 << slice;
-                }
             }
-        }
-        wrong
-    }
-
-    /// The connections of listeners that were welcomed and are sent nothing.
-    fn unseated(&mut self) -> Vec<ConnIx> {
-        let mut unseated = Vec::new();
-        for (seat, seen) in self.seats.iter_mut().zip(&self.seen) {
-            if let Some(seat) = seat.as_mut().filter(|_| !seen) {
+            Some(seat) => {
                 (seat.slice, seat.since) = (Seat::NOWHERE, Time::MAX);
                 if seat.joined {
-                    unseated.push(seat.conn);
+                    compared.missing.push(seat.conn);
                 }
             }
+            None if places > 0 => {
+                compared.wrong.push(format!("the fan-out speaks to session {ix} that is closed"));
+            }
+            None => {}
         }
-        unseated
     }
 
-    /// The connections of those in a cohort that are not sent what their leader is sent, and of all
-    /// in a cohort that has come to the variant of a larger one.
-    fn strangers(&self) -> Vec<ConnIx> {
+    /// The variants of cohorts that stay: of two that have come to one variant the larger does.
+    fn leading(&self) -> Vec<[Option<u8>; SLOTS]> {
         let leads = |cohort: &Option<Box<Cohort>>| {
             let cohort = cohort.as_ref()?;
             Some((self.seat(SessionIx(cohort.leader))?.slice, cohort.members))
         };
-        let leading: Vec<[Option<u8>; SLOTS]> = self
-            .cohorts
+        self.cohorts
             .iter()
             .map(|slots| {
                 let leads = slots.each_ref().map(leads);
@@ -107,12 +253,6 @@ impl Shard {
                     (!leads.iter().enumerate().any(larger)).then_some(slice)
                 })
             })
-            .collect();
-        let strange = |seat: &Option<Seat>| {
-            let seat = seat.as_ref().filter(|seat| seat.cohort != Seat::NOWHERE)?;
-            let slice = leading[usize::from(seat.class)][usize::from(seat.cohort)];
-            (slice != Some(seat.slice)).then_some(seat.conn)
-        };
-        self.seats.iter().filter_map(strange).collect()
+            .collect()
     }
 }

@@ -71,6 +71,7 @@ impl World {
             let shard_ = &mut self.nodes[node].shards[usize::from(shard)];
             let Some(message) = shard_.messages.pop(now) else { break };
             shard_.machine.handle_message(now, message);
+            shard_.dirty = true;
             self.pump_shard(node, shard);
         }
     }
@@ -105,6 +106,7 @@ impl World {
         }
         if self.nodes[node].shards[at].machine.poll_timeout() <= now {
             self.nodes[node].shards[at].machine.handle_timeout(now);
+            self.nodes[node].shards[at].dirty = true;
             while let Some(fanout) = self.nodes[node].shards[at].machine.poll_beacon(now) {
                 self.fan_out(node, shard, fanout);
             }
@@ -272,11 +274,11 @@ impl World {
         for (variant, list, datagram) in shard_.machine.fanout_by_variant(fanout) {
             offered += list.len() as u64;
             size += (list.len() * datagram.len()) as u64;
-            same &= shard_.sizes.get(lists) == Some(&(variant.index() as u8, list.len()));
+            same &= shard_.fans.size(lists) == Some((variant.index() as u8, list.len()));
             lists += 1;
             bytes[variant.index()].get_or_insert_with(|| datagram.clone());
         }
-        same &= shard_.sizes.len() == lists;
+        same &= shard_.fans.size(lists).is_none();
         shard_.machine.handle_offered(self.now, offered, size);
         self.counted.offered += offered;
         if shard_.dirty || !same {
@@ -297,7 +299,7 @@ impl World {
             return;
         }
         for class in 0..self.setup.classes.len() {
-            if self.nodes[node].shards[at].slices[class] != 0 {
+            if self.nodes[node].shards[at].fans.slices(class) != 0 {
                 self.spread_to(node, shard, class, &bytes);
             }
         }
@@ -314,7 +316,7 @@ impl World {
         let shard_ = &mut self.nodes[node].shards[usize::from(shard)];
         let path = &mut shard_.paths[class];
         *path = (path.0 + 1, path.1 + u32::from(lost));
-        let held = shard_.slices[class];
+        let held = shard_.fans.slices(class);
         for (slice, datagram) in bytes.iter().enumerate() {
             let Some(datagram) = datagram.as_ref().filter(|_| held & (1 << slice) != 0) else {
                 continue;

@@ -7,6 +7,7 @@ use stentor_proto::wire::{Close, CloseCode, Datagram};
 use super::events::{ConnIx, End, Event, NodeIx, What};
 use super::fault::FaultKind;
 use super::link::Loss;
+use super::model::SETTLES;
 use super::node::{Condition, Node};
 use super::wires::Opener;
 use super::world::World;
@@ -70,7 +71,13 @@ impl World {
                     self.start(node);
                 }
                 FaultKind::Partition => self.nodes[node].side ^= 1,
-                FaultKind::Loss => self.lossy(node, self.setup.backbone.loss),
+                FaultKind::Loss => {
+                    self.lossy(node, self.setup.backbone.loss);
+                    // What was sent until now may have been lost.
+                    let since = self.now + SETTLES;
+                    let hops = self.nodes[node].hops.iter_mut().filter_map(|h| h.since.as_mut());
+                    hops.for_each(|hop| *hop = since.max(*hop));
+                }
                 FaultKind::ControlGone => self.unpark(),
                 FaultKind::Rebind => {}
             }

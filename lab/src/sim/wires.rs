@@ -206,8 +206,13 @@ impl World {
             }
             (End::Opener, Opener::Speaker(_)) => {}
             (End::Accepter, opener) => {
-                if let Opener::Uplink(node, _) = opener {
-                    self.unhop(node, conn);
+                match opener {
+                    Opener::Uplink(node, _) => self.unhop(node, conn),
+                    // Nobody stands for one whose session is gone, though it has not heard of it.
+                    Opener::Listener(listener) if self.crowd.conn_of(listener) == Some(conn) => {
+                        self.unfold(listener);
+                    }
+                    Opener::Listener(_) | Opener::Speaker(_) => {}
                 }
                 let node = connection.node;
                 if let Some((shard, ix)) = connection.session
@@ -236,8 +241,9 @@ impl World {
                 self.pump_shard(node, session.0);
             }
             (Some((shard, ix)), What::Control(bytes)) => {
-                let machine = &mut self.nodes[node].shards[usize::from(shard)].machine;
-                machine.handle_control(now, ix, &bytes);
+                let entry = &mut self.nodes[node].shards[usize::from(shard)];
+                entry.machine.handle_control(now, ix, &bytes);
+                entry.dirty = true;
                 self.pump_shard(node, shard);
             }
             (Some((shard, ix)), What::Datagram(bytes)) => {
