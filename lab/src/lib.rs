@@ -17,3 +17,4 @@ pub mod report;
 pub mod shaper;
 pub mod sim;
 pub mod storm;
+pub mod trust;

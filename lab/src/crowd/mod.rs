@@ -18,10 +18,10 @@ use quinn_proto::crypto::rustls::QuicClientConfig;
 use stentor_client::patience::{PATIENCE, patient};
 use stentor_proto::listen::{ListenSettings, Played};
 use stentor_proto::wire::{
-    ALPN, Close, CloseCode, FEATURES, Framing, Hello, Role, Secret, ServerMessage, VERSION,
+    Close, CloseCode, FEATURES, Framing, Hello, Role, Secret, ServerMessage, VERSION,
 };
 use stentor_proto::{Time, limits};
-use stentor_relay::quic::config::{SharedKeys, TransportSettings, client_config_over, client_tls};
+use stentor_relay::quic::config::{SharedKeys, TransportSettings, client_config_over};
 use stentor_relay::quic::sys::{BindOptions, bind};
 use stentor_relay::quic::{CloseReason, ConnId, Driver, DriverSettings, Event};
 
@@ -30,6 +30,7 @@ use self::desk::{Desk, Door};
 pub use self::figures::{Count, Joins};
 pub(crate) use self::member::Ticks;
 use self::member::{Member, Watch};
+use crate::trust::crowd_tls;
 
 /// Packets read from one socket in one turn.
 const PACKETS_PER_TURN: usize = 4_096;
@@ -107,8 +108,7 @@ impl Crowd {
     /// # Errors
     /// When TLS or a socket is not to be had.
     pub fn new(plan: CrowdPlan) -> Result<Self> {
-        let tls = client_tls(plan.roots.clone(), &[ALPN])?;
-        let tls = QuicClientConfig::try_from(tls)?;
+        let tls = QuicClientConfig::try_from(crowd_tls(plan.roots.clone())?)?;
         let crypto: Arc<dyn quinn_proto::crypto::ClientConfig> = match plan.acks {
             Acks::Patient => patient(tls, PATIENCE),
             Acks::Plain => Arc::new(tls),

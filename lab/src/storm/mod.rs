@@ -28,14 +28,15 @@ use stentor_client::patience::{PATIENCE, patient};
 use stentor_proto::Time;
 use stentor_proto::admission::client_key;
 use stentor_proto::listen::{Listen, ListenSettings};
-use stentor_proto::wire::{ALPN, FEATURES, Framing, Hello, Role, Secret, VERSION};
-use stentor_relay::quic::config::{SharedKeys, TransportSettings, client_config_over, client_tls};
+use stentor_proto::wire::{FEATURES, Framing, Hello, Role, Secret, VERSION};
+use stentor_relay::quic::config::{SharedKeys, TransportSettings, client_config_over};
 use stentor_relay::quic::sys::{BindOptions, bind};
 use stentor_relay::quic::{Driver, DriverSettings};
 
 use self::curve::{Arrivals, Chance};
 use self::desk::{Desk, Guest};
 use self::door::{Asked, HttpDoor};
+use crate::trust::crowd_tls;
 
 pub use self::curve::Curve;
 pub use self::figures::{Figures, NEVER_MS};
@@ -139,7 +140,7 @@ impl Storm {
         if plan.entries.is_empty() && plan.http.is_none() {
             bail!("a storm needs a door");
         }
-        let tls = QuicClientConfig::try_from(client_tls(plan.roots.clone(), &[ALPN])?)?;
+        let tls = QuicClientConfig::try_from(crowd_tls(plan.roots.clone())?)?;
         let client = client_config_over(patient(tls, PATIENCE), &TransportSettings::default())?;
         let zero = Instant::now();
         let mut desks = Vec::new();

@@ -9,14 +9,14 @@ use stentor_client::patience::{PATIENCE, patient};
 use stentor_proto::admission::{Ticket, bearer, client_key};
 use stentor_proto::limits;
 use stentor_proto::token::{Signer, private_pem};
-use stentor_proto::wire::ALPN;
-use stentor_relay::quic::config::{TransportSettings, client_config_over, client_tls};
+use stentor_relay::quic::config::{TransportSettings, client_config_over};
 
 use super::inside::Inside;
 use super::rig::{Budgets, ROOM, Rig, relay};
 use super::{JoinOptions, SERVER_CORE};
 use crate::nodes::Node;
 use crate::storm::{Curve, Figures, FirstFlights, Flood};
+use crate::trust::crowd_tls;
 
 /// First packets a second, from how many sources, for how long.
 const SPOOFED: (f64, u16, Duration) = (10_000.0, 1_000, Duration::from_secs(6));
@@ -63,7 +63,7 @@ fn spoofed(rig: &Rig, say: &mut dyn FnMut(&str)) -> Result<Value> {
     let (per_s, sources, time) = SPOOFED;
     let node = &rig.bed.relays[0];
     say("spoofed: making first packets");
-    let tls = QuicClientConfig::try_from(client_tls(rig.bed.roots()?, &[ALPN])?)?;
+    let tls = QuicClientConfig::try_from(crowd_tls(rig.bed.roots()?)?)?;
     let client = client_config_over(patient(tls, PATIENCE), &TransportSettings::default())?;
     let flights = FirstFlights::make(FLIGHTS, &client, &node.address.ip().to_string())?;
     let mut storm = rig.storm(&[0], |storm| storm.dwell = Some(Duration::from_secs(1)))?;
