@@ -192,6 +192,10 @@ pub const HANDS_QUEUE: usize = 256;
 pub const HANDS_PER_MESSAGE: usize = 8;
 /// Messages with hands leave a relay this often at most: 32 hands a second.
 pub const HANDS_EVERY: Duration = Duration::from_millis(250);
+/// Hands that a host has lowered and that the tree is told of, all in one message: names of
+/// [`NAME_BYTES`] fit [`CONTROL_BYTES`] even escaped. Whoever lowers more within the time of one
+/// message leaves the others to find out.
+pub const LOWERED_HANDS: usize = 16;
 /// A listener raises and lowers its hand this often at most.
 pub const HAND_APART: Duration = Duration::from_millis(500);
 /// A listener reports what it hears this often at most.

@@ -107,7 +107,7 @@ for (const { name, bytes, message } of vectors('control_server').valid) {
         const [read, ...more] = new MessageReader().push(bytesOf(bytes));
         assert.equal(more.length, 0);
         if (read.type === 'unknown') {
-            assert.ok(['unknown', 'placement', 'siblings', 'refused', 'revoked', 'invitations', 'admission']
+            assert.ok(['unknown', 'placement', 'siblings', 'refused', 'revoked', 'invitations', 'lowered_hands', 'admission']
                 .includes(message.type), `${message.type} is not read`);
             return;
         }

@@ -19,8 +19,6 @@ const LOOK_EVERY = 10_000;
 const SILENT_AFTER = 5_000;
 /** Nothing louder than this (−dBov) is no sound. */
 const SOUND = 75;
-/** A room that knows of no hand so long after one was raised here: the host has lowered it, in ms. */
-const HAND_KNOWN = 5_000;
 
 /** Ends after which there is no room to look at. */
 const OVER = ['room_ended', 'no_room', 'removed', 'banned'];
@@ -36,7 +34,6 @@ export class Visitor {
     /** @type {Input | null} */
     #input = null;
     #heardAt = 0;
-    #handAt = 0;
     /** @type {AbortController | null} */
     #events = null;
     /** @type {string | null} */
@@ -119,7 +116,6 @@ export class Visitor {
             store.keepName(shown);
         }
         this.#order({ type: 'hand', raised, name: shown });
-        this.#handAt = performance.now();
         this.#set({ hand: raised, notice: raised ? text.raised : text.lowered });
     }
 
@@ -238,8 +234,10 @@ export class Visitor {
                 break;
             case 'room':
                 this.#set({ room: infoOfSession(this.model.room, told.room) });
-                if (this.model.hand && told.room.hands === 0 && performance.now() - this.#handAt > HAND_KNOWN) {
-                    this.#order({ type: 'hand', raised: false });
+                break;
+            case 'hand_lowered':
+                // An invitation lowers it, too, and says so itself.
+                if (this.model.hand) {
                     this.#set({ hand: false, notice: text.handLowered });
                 }
                 break;

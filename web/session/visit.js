@@ -27,6 +27,7 @@ import { SpeechSender } from './speech.js';
  *     | {type: 'room', room: RoomDocument}
  *     | {type: 'me', identity: string, role: string, slot: number | null, relay: string}
  *     | {type: 'invited', role: string | null}
+ *     | {type: 'hand_lowered'}
  *     | {type: 'stage_refused', reason: string}
  *     | {type: 'stage_token', token: string | null}
  *     | {type: 'demoted'}
@@ -458,6 +459,9 @@ export class Visit {
             this.#shell.tell({ type: 'invited', role: message.role });
         } else if (message.type === 'invitation_withdrawn') {
             this.#shell.tell({ type: 'invited', role: null });
+        } else if (message.type === 'hand_lowered') {
+            this.#hand = false;
+            this.#shell.tell({ type: 'hand_lowered' });
         } else if (message.type === 'subscribed' || message.type === 'welcome') {
             this.#followEpoch(listen);
         }

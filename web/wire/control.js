@@ -38,7 +38,7 @@ export class ControlError extends Error {
  *     | {type: 'alternates', alternates: Place[]}
  *     | {type: 'move', alternates: Place[], reason: string}
  *     | Waiting | Redirect
- *     | {type: 'invited', role: string} | {type: 'invitation_withdrawn'}
+ *     | {type: 'invited', role: string} | {type: 'invitation_withdrawn'} | {type: 'hand_lowered'}
  *     | {type: 'unknown'}} ServerMessage
  */
 
@@ -236,6 +236,7 @@ const READERS = {
     }),
     invited: (fields) => ({ type: 'invited', role: fields.text('role') }),
     invitation_withdrawn: () => ({ type: 'invitation_withdrawn' }),
+    hand_lowered: () => ({ type: 'hand_lowered' }),
 };
 
 /** @param {Fields} fields @returns {Welcome} */

@@ -11,8 +11,8 @@ use crate::admission::DoorTotals;
 use crate::revoked::Revoked;
 use crate::session::SessionKey;
 use crate::wire::{
-    Admission, Close, Hand, Invitations, Load, Placement, RelayInfo, Role, RoomState, Siblings,
-    SpeechFrame, SpeechRequest, Subscribed, Tally, TickKey,
+    Admission, Close, Hand, Invitations, Load, LoweredHands, Placement, RelayInfo, Role, RoomState,
+    Siblings, SpeechFrame, SpeechRequest, Subscribed, Tally, TickKey,
 };
 
 /// A tick on its way from control to every shard.
@@ -264,6 +264,13 @@ pub enum ToShard {
         room: u32,
         /// All of them.
         list: Arc<Invitations>,
+    },
+    /// Whose hands a host has lowered.
+    LoweredHands {
+        /// The room's number.
+        room: u32,
+        /// The latest of them.
+        list: Arc<LoweredHands>,
     },
     /// Where this node's listeners may go.
     Siblings(Siblings),

@@ -8,7 +8,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::close::{Close, CloseCode};
-use super::people::{Hand, Invitations, Report, RevokedPage, RoomSum};
+use super::people::{Hand, Invitations, LoweredHands, Report, RevokedPage, RoomSum};
 use crate::limits;
 
 /// What a session may do.
@@ -316,6 +316,10 @@ pub enum ServerMessage {
     },
     /// It may no longer.
     InvitationWithdrawn,
+    /// The host has lowered the listener's hand.
+    HandLowered,
+    /// Whose hands a host has lowered, for relays.
+    LoweredHands(LoweredHands),
     /// Whom a room takes no longer, for relays.
     Revoked(RevokedPage),
     /// Who may come on stage, for relays.

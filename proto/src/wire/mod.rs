@@ -21,8 +21,8 @@ pub use datagram::{
     probe_bytes, repair_bytes, speech_bytes, speech_request_bytes, ticks_bytes,
 };
 pub use people::{
-    Experience, Hand, Heard, Invitation, Invitations, Report, RevokedEntry, RevokedPage, RoomSum,
-    Tally,
+    Experience, Hand, Heard, Invitation, Invitations, LoweredHand, LoweredHands, Report,
+    RevokedEntry, RevokedPage, RoomSum, Tally,
 };
 pub use tick::{Frame, Record, SpeechFrame, TickFlags, TickKey, frames, record_bytes};
 

@@ -107,6 +107,28 @@ pub struct Invitations {
     pub invited: Vec<Invitation>,
 }
 
+/// A raised hand that a host has lowered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoweredHand {
+    /// Whose it was.
+    pub identity: String,
+    /// The number under which it was raised last ([`Hand::sequence`]): one that is raised later stays.
+    pub sequence: u64,
+}
+
+/// The hands of a room that a host has lowered last; it replaces the former list if its version is
+/// higher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoweredHands {
+    /// The room's name.
+    pub room: String,
+    /// Rises with every change.
+    pub version: u64,
+    /// At most [`limits::LOWERED_HANDS`], the latest last.
+    #[serde(default)]
+    pub hands: Vec<LoweredHand>,
+}
+
 /// What listeners hear, as counts in fixed buckets: as large for one as for a million.
 ///
 /// Bucket i of `lost`, `late` and `concealed` holds those at most at [`limits::HEARD_PERMILLE`]\[i\],

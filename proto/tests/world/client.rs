@@ -43,6 +43,8 @@ pub struct Listener {
     pub identity: String,
     /// Invitations and their end.
     pub invited: Vec<Option<Role>>,
+    /// How often it was told that the host has lowered its hand.
+    pub lowered: u32,
     pub subscribed: Vec<Subscribed>,
     pub documents: Vec<RoomState>,
     /// How often each tick was passed on, by epoch and number.
@@ -65,6 +67,7 @@ impl Listener {
             reception: None,
             identity: String::new(),
             invited: Vec::new(),
+            lowered: 0,
             subscribed: Vec::new(),
             documents: Vec::new(),
             heard: BTreeMap::new(),
@@ -101,6 +104,7 @@ impl Listener {
                 ServerMessage::Closing { .. } => {}
                 ServerMessage::Invited { role } => self.invited.push(Some(role)),
                 ServerMessage::InvitationWithdrawn => self.invited.push(None),
+                ServerMessage::HandLowered => self.lowered += 1,
                 ServerMessage::Alternates { alternates } => self.alternates = alternates,
                 ServerMessage::Move { .. } => self.asked_to_move += 1,
                 other => panic!("not for a listener: {other:?}"),

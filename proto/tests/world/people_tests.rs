@@ -195,9 +195,24 @@ fn hands_come_in_their_order_and_an_invitation_reaches_its_listener_alone() {
     assert_eq!(world.listeners[4].invited, [Some(Role::Speaker)]);
     assert!(world.listeners[..4].iter().all(|listener| listener.invited.is_empty()));
     assert_eq!(hands(&mut world), Vec::<String>::new(), "granted");
+    let lowered = |world: &World| world.listeners.iter().map(|l| l.lowered).collect::<Vec<_>>();
+    assert_eq!(lowered(&world), [0, 0, 0, 0, 1, 0], "an invitation lowers it");
     act(&mut world, Act::Demote { identity: who[4].clone() });
     world.step(500);
     assert_eq!(world.listeners[4].invited, [Some(Role::Speaker), None]);
+
+    for times in 1..=2 {
+        world.say(4, &ClientMessage::Hand { raised: true });
+        world.say(2, &ClientMessage::Hand { raised: true });
+        world.step(1_000);
+        assert_eq!(hands(&mut world).len(), 2, "a hand that was lowered may be raised again");
+        for identity in [who[4].clone(), who[2].clone()] {
+            act(&mut world, Act::LowerHand { identity });
+        }
+        world.step(1_000);
+        assert_eq!(hands(&mut world), Vec::<String>::new());
+        assert_eq!(lowered(&world), [0, 0, times, 0, 1 + times, 0], "their owners alone, once");
+    }
 
     act(&mut world, ban(&who[3], false));
     world.say(3, &ClientMessage::Hand { raised: true });

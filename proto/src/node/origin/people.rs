@@ -1,6 +1,6 @@
 //! The people of the origin's rooms: what hosts decide about them, what they say, how many they are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,7 +11,9 @@ use super::{ControlEffect, OriginControl};
 use crate::node::messages::ToShard;
 use crate::revoked::{Bearer, Revoked};
 use crate::session::SessionKey;
-use crate::wire::{Close, CloseCode, Hand, Invitation, Invitations, RevokedEntry, Role};
+use crate::wire::{
+    Close, CloseCode, Hand, Invitation, Invitations, LoweredHand, LoweredHands, RevokedEntry, Role,
+};
 use crate::{Time, limits};
 
 /// What a host decides.
@@ -118,6 +120,8 @@ pub(super) struct OriginPeople {
     invited: BTreeMap<String, Role>,
     version: u64,
     hands: Vec<Hand>,
+    /// The last ones that were lowered here.
+    lowered: VecDeque<LoweredHand>,
     /// Hosts and co-hosts who were on stage, there or not.
     hosts: Hosts,
     /// Muted by a host.
@@ -463,6 +467,21 @@ impl OriginControl {
         let hand = Hand { raised: false, ..hands.remove(at) };
         entry.told_hands();
         let room = hand.room.clone();
+        let people = &mut entry.people;
+        if people.lowered.len() >= limits::LOWERED_HANDS {
+            people.lowered.pop_front();
+        }
+        people
+            .lowered
+            .push_back(LoweredHand { identity: hand.identity.clone(), sequence: hand.sequence });
+        people.version += 1;
+        let list = Arc::new(LoweredHands {
+            room: room.clone(),
+            version: people.version,
+            hands: people.lowered.iter().cloned().collect(),
+        });
+        let message = ToShard::LoweredHands { room: id, list };
+        self.effects.push_back(ControlEffect::ToShards(message));
         self.tell_news(&room, NewsKind::Hand(hand));
     }
 

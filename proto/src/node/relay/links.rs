@@ -156,13 +156,15 @@ impl RelayControl {
             ServerMessage::Admission(admission) => self.admission(now, link, admission),
             ServerMessage::Revoked(page) => self.room_revoked(now, link, page),
             ServerMessage::Invitations(list) => self.room_invitations(now, link, list),
+            ServerMessage::LoweredHands(list) => self.room_lowered_hands(now, link, list),
             // They are for listeners.
             ServerMessage::Alternates { .. }
             | ServerMessage::Move { .. }
             | ServerMessage::Waiting(_)
             | ServerMessage::Redirect { .. }
             | ServerMessage::Invited { .. }
-            | ServerMessage::InvitationWithdrawn => {}
+            | ServerMessage::InvitationWithdrawn
+            | ServerMessage::HandLowered => {}
             ServerMessage::Closing { name, reason, .. } => {
                 let Some(entry) = self.links.get(&link) else { return };
                 let text = format!("{} closes the session: {name}: {reason}", entry.name());

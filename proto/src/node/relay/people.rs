@@ -9,7 +9,7 @@ use super::feeds::RelayRoom;
 use crate::node::control::{ControlEffect, LinkId};
 use crate::node::messages::ToShard;
 use crate::revoked::Revoked;
-use crate::wire::{ClientMessage, Hand, Invitations, RevokedPage, encode_control};
+use crate::wire::{ClientMessage, Hand, Invitations, LoweredHands, RevokedPage, encode_control};
 use crate::{Time, limits};
 
 /// What a relay knows of a room's people.
@@ -17,6 +17,8 @@ use crate::{Time, limits};
 pub(super) struct RoomPeople {
     revoked: Arc<Revoked>,
     invitations: Option<Arc<Invitations>>,
+    /// The version of the last list of lowered hands.
+    lowered_hands: u64,
     /// Who was said to have been met where, and when.
     met: BTreeMap<(String, IpAddr), Time>,
 }
@@ -119,6 +121,26 @@ impl RelayControl {
             if let Some(message) = room.invitations_message() {
                 self.effects.push_back(ControlEffect::ToShards(message));
             }
+        }
+    }
+
+    /// A parent says whose hands a host has lowered: passed on once, whichever parent says it first.
+    pub(super) fn room_lowered_hands(&mut self, now: Time, link: LinkId, list: LoweredHands) {
+        let feeds = self.feeds(link);
+        let fits = |name: &str| (1..=limits::NAME_BYTES).contains(&name.len());
+        if list.version > self.latest_us(now)
+            || list.hands.len() > limits::LOWERED_HANDS
+            || list.hands.iter().any(|hand| !fits(&hand.identity))
+        {
+            self.stats.bad_messages += 1;
+            return;
+        }
+        let Some(entry) = self.rooms.get_mut(&list.room).filter(|_| feeds) else { return };
+        let Some(room) = entry.info().map(|info| info.id) else { return };
+        if list.version > entry.people.lowered_hands {
+            entry.people.lowered_hands = list.version;
+            let message = ToShard::LoweredHands { room, list: Arc::new(list) };
+            self.effects.push_back(ControlEffect::ToShards(message));
         }
     }
 

@@ -468,6 +468,7 @@ impl NodeShard {
             }
             ToShard::Revoked { room, list } => self.revoked(now, room, list),
             ToShard::Invitations { room, list } => self.invitations(now, room, list),
+            ToShard::LoweredHands { room, list } => self.lowered_hands(now, room, list),
             ToShard::Siblings(siblings) => self.siblings(now, siblings),
             ToShard::Admission { admission, ahead_ms, pass_on } => {
                 self.admission(now, admission, ahead_ms, pass_on);

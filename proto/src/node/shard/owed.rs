@@ -21,6 +21,7 @@ use crate::{Time, limits};
 pub(super) struct Debt {
     pub(super) document: bool,
     pub(super) invitations: bool,
+    pub(super) lowered_hands: bool,
     /// Generation and length of the list of those whom the room takes no longer, as it was told to a
     /// child relay.
     revoked: (u64, usize),
@@ -208,9 +209,13 @@ impl NodeShard {
                 let bytes = try_encode_control(&ServerMessage::Revoked(page));
                 return Some((place, bytes, Debt { revoked, ..debt }));
             }
-            let list = room.people.invitations().filter(|_| debt.invitations)?;
-            let bytes = try_encode_control(&ServerMessage::Invitations((**list).clone()));
-            Some((place, bytes, Debt { invitations: false, ..debt }))
+            if let Some(list) = room.people.invitations().filter(|_| debt.invitations) {
+                let bytes = try_encode_control(&ServerMessage::Invitations((**list).clone()));
+                return Some((place, bytes, Debt { invitations: false, ..debt }));
+            }
+            let list = room.people.lowered_hands().filter(|_| debt.lowered_hands)?;
+            let bytes = try_encode_control(&ServerMessage::LoweredHands((**list).clone()));
+            Some((place, bytes, Debt { lowered_hands: false, ..debt }))
         })
     }
 

@@ -13,8 +13,8 @@ use crate::revoked::{Bearer, Revoked};
 use crate::session::{Budget, State};
 use crate::token::Claims;
 use crate::wire::{
-    ClientMessage, Close, CloseCode, Hand, Heard, Hello, Invitations, Report, Role, ServerMessage,
-    Tally,
+    ClientMessage, Close, CloseCode, Hand, Heard, Hello, Invitations, LoweredHands, Report, Role,
+    ServerMessage, Tally,
 };
 use crate::{Time, limits};
 
@@ -52,6 +52,7 @@ impl Who {
 pub(super) struct People {
     revoked: Arc<Revoked>,
     invitations: Option<Arc<Invitations>>,
+    lowered_hands: Option<Arc<LoweredHands>>,
     tally: Tally,
 }
 
@@ -62,6 +63,10 @@ impl People {
 
     pub(super) const fn invitations(&self) -> Option<&Arc<Invitations>> {
         self.invitations.as_ref()
+    }
+
+    pub(super) const fn lowered_hands(&self) -> Option<&Arc<LoweredHands>> {
+        self.lowered_hands.as_ref()
     }
 }
 
@@ -218,6 +223,28 @@ impl NodeShard {
                 }
             };
             self.send(ix, &message);
+        }
+    }
+
+    /// A host has lowered hands: their owners are told, and may raise them again.
+    pub(super) fn lowered_hands(&mut self, now: Time, id: u32, list: Arc<LoweredHands>) {
+        let Some(&at) = self.by_id.get(&id) else { return };
+        let Some(room) = self.rooms[at].as_mut() else { return };
+        room.people.lowered_hands = Some(Arc::clone(&list));
+        for ix in self.members(at) {
+            let Some(session) = self.session_mut(ix) else { continue };
+            let Some(who) = &mut session.who else {
+                self.owe(now, ix, at, |debt| debt.lowered_hands = true);
+                continue;
+            };
+            let lowered = who.hand
+                && list.hands.iter().any(|hand| {
+                    hand.identity == who.identity && hand.sequence >= who.hand_sequence
+                });
+            if lowered {
+                who.hand = false;
+                self.send(ix, &ServerMessage::HandLowered);
+            }
         }
     }
 
