@@ -9,7 +9,7 @@ import { count, hostText } from './texts.js';
 const SHOWN = 8;
 
 export function audienceView() {
-    const figures = [hostText.listeners, hostText.waiting, hostText.well];
+    const figures = [hostText.listeners, hostText.waiting, hostText.well, hostText.glitches];
     const values = figures.map(() => el('dd'));
     const list = el('dl', { className: 'figures' }, ...figures.map((name, i) => el('div', {}, el('dt', { textContent: name }), values[i])));
     const rows = el('tbody');
@@ -22,7 +22,7 @@ export function audienceView() {
         /** @param {Model} model */
         update({ room, host: { stats } }) {
             const well = stats?.well_percent;
-            const shown = [count(room?.listeners ?? 0), count(room?.waiting ?? 0), well === undefined ? '–' : percent(well)];
+            const shown = [count(room?.listeners ?? 0), count(room?.waiting ?? 0), well === undefined ? '–' : percent(well), stats ? count(stats.glitches) : '–'];
             shown.forEach((value, i) => setText(values[i], value));
             const parts = [
                 ...(stats?.regions ?? []).filter(({ name }) => name).map((part) => ({ ...part, kind: hostText.region })),

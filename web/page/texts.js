@@ -212,6 +212,7 @@ export const hostText = Object.freeze({
     listeners: 'Listening',
     waiting: 'Waiting',
     well: 'Hear well',
+    glitches: 'Glitches in the last minute',
     trouble: 'Where the trouble is',
     columns: ['Where', 'Listening', 'Hear well'],
     region: 'Region',
