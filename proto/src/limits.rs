@@ -369,6 +369,9 @@ pub const SIBLINGS_EVERY: Duration = Duration::from_secs(1);
 /// … so many relays at once: a tree of 16,384 relays within 256 s, and those that a change touches
 /// at once.
 pub const SIBLINGS_TURN: usize = 64;
+/// Places that were kept for a relay's listeners are kept for so long after it has gone: those whose
+/// first alternate did not answer either come back after [`REHOME_ATTEMPT`].
+pub const HEADROOM_HELD: Duration = Duration::from_secs(10);
 /// A relay whose children say that it is silent has left when it has not reported for this long:
 /// five reports. Longer than a node may stand still without losing its place.
 pub const SUSPECT_EXPIRY: Duration = Duration::from_secs(5);

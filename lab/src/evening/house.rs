@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use stentor_client::audio::EncoderSettings;
+use stentor_proto::admission::{headroom, share};
 
 use crate::bed::{Bed, Choir, RelayPlan};
 use crate::nodes;
@@ -22,8 +23,8 @@ const ORIGIN: &str = "[[rooms]]\nname = \"evening\"\npublic = true\n[limits]\nli
                       [tree]\nchildren_share = 0.5\n";
 /// Relays by their level, from the first on.
 const LEVELS: [usize; 2] = [2, 4];
-/// The origin tells relays how many places to keep in steps of this: what a small relay may lack.
-const STEP: u32 = 8;
+/// Those below have all of those above as parents.
+const CHILDREN: u32 = LEVELS[1] as u32;
 /// The core of the tree, and that of those who come.
 const TREE_CORE: usize = 0;
 const CROWD_CORE: usize = 1;
@@ -46,10 +47,14 @@ impl Budgets {
     /// in within `fill` at the soonest.
     pub(super) fn of(places: f64, fill: Duration, admission: bool) -> Self {
         let relays: usize = LEVELS.iter().sum();
-        let siblings = (relays - 1) as f64;
-        let each = places / relays as f64 * (siblings + 1.0) / siblings;
+        let each = (places / relays as f64).ceil() as u32;
+        // Those of the first level are the largest: they have places for children, too.
+        let kept = |capacity| headroom(capacity, share(capacity + CHILDREN, relays - 1));
+        let mut capacity = each;
+        while capacity - kept(capacity) < each {
+            capacity += 1;
+        }
         let joins = places / fill.as_secs_f64() / relays as f64;
-        let capacity = each.ceil() as u32 + if admission { STEP } else { 0 };
         Self { capacity, joins_per_s: (joins.round() as u32).max(1), admission }
     }
 
@@ -92,8 +97,7 @@ impl House {
         for (level, relays) in (1..).zip(LEVELS) {
             for n in 1..=relays {
                 let plan = RelayPlan::new(&format!("relay-{level}-{n}"), level);
-                // Those below have all of those above as parents.
-                let children = if level == 1 { LEVELS[1] as u32 } else { 0 };
+                let children = if level == 1 { CHILDREN } else { 0 };
                 let (capacity, config) = (budgets.capacity + children, budgets.toml());
                 plans.push(RelayPlan { core, capacity, config, ..plan });
             }
@@ -248,8 +252,10 @@ mod tests {
     fn the_tree_holds_the_evening_and_a_dead_relay_s_listeners() {
         let budgets = Budgets::of(678.0, Duration::from_secs(60), true);
         let relays = (LEVELS[0] + LEVELS[1]) as u32;
-        let listeners = budgets.capacity - STEP;
-        assert!(listeners * relays >= 678 && listeners * (relays - 1) >= 678);
+        let kept = headroom(budgets.capacity, share(budgets.capacity + CHILDREN, 5));
+        let listeners = budgets.capacity - kept;
+        assert!((678..690).contains(&(listeners * relays)), "{listeners} of {budgets:?}");
+        assert!(listeners <= kept * (relays - 1), "one relay's death is survived");
         assert_eq!((budgets.joins_per_s, budgets.joins_in_all()), (2, 12));
         let tiny = Budgets::of(10.0, Duration::from_secs(60), false);
         assert!(tiny.joins_per_s == 1 && tiny.toml().contains("admission = \"off\""));

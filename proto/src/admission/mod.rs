@@ -14,6 +14,7 @@
 mod arrivals;
 mod door;
 mod egress;
+mod headroom;
 mod spent;
 mod ticket;
 mod watermark;
@@ -21,6 +22,7 @@ mod watermark;
 pub use arrivals::Arrivals;
 pub use door::{Door, DoorSettings, DoorTotals, Verdict, Wait};
 pub(crate) use egress::Egress;
+pub use headroom::{headroom, share};
 pub use spent::{Spent, SpentError};
 pub(crate) use ticket::AUDIENCE as TICKET_AUDIENCE;
 pub use ticket::{Ticket, TicketError, bearer, client_key, read, thumbprint};

@@ -122,7 +122,7 @@ pub(super) fn death(say: &mut dyn FnMut(&str)) -> Result<Value> {
     storm.until(SETTLE, |_| false)?;
     let rate = 0.9 * f64::from(FILL_PER_S) * relays as f64;
     storm.run(&Curve::steady(rate), Duration::from_secs(5))?;
-    // Headroom follows the loads; then nobody comes in any more.
+    // Until nobody comes in any more.
     let mut last = (storm.inside(), storm.now());
     storm.until(Duration::from_secs(15), |s| {
         if s.inside() != last.0 {

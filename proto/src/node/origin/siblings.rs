@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::OriginControl;
+use crate::admission::{headroom, share};
 use crate::node::messages::ToShard;
 use crate::pass::certify;
 use crate::wire::{Alternate, Siblings};
@@ -15,7 +16,7 @@ use crate::{Time, limits};
 #[derive(Debug, Default)]
 pub(super) struct Lists {
     told: BTreeMap<String, Told>,
-    /// By relay: who names it, and how many listeners each of them would send it.
+    /// By relay: who names it, and how many listeners each of them may send it at most.
     shares: BTreeMap<String, BTreeMap<String, u32>>,
     /// By relay: those whose shares have an entry of its.
     names: BTreeMap<String, Vec<String>>,
@@ -27,6 +28,8 @@ pub(super) struct Lists {
     room: BTreeMap<String, u32>,
     /// The last relay that was looked at in turn.
     cursor: String,
+    /// When a relay has left the last time: places are kept for its listeners, who are on their way.
+    left: Option<Time>,
     turn: Option<Time>,
     every: Option<Time>,
 }
@@ -43,20 +46,24 @@ impl Lists {
         due.into_iter().chain(self.every).min().unwrap_or(Time::MAX)
     }
 
-    /// `id` names these relays, and would send each of them so many listeners. The work does not grow
-    /// with the tree.
+    /// `id` names these relays, and may send each of them so many listeners: those for whom that is new
+    /// are to keep other places. The work does not grow with the tree.
     fn name(&mut self, id: &str, relays: &[Alternate], each: u32) {
         for former in self.names.remove(id).unwrap_or_default() {
-            if let Some(shares) = self.shares.get_mut(&former) {
+            let named = relays.iter().any(|relay| relay.relay == former);
+            if let Some(shares) = self.shares.get_mut(&former).filter(|_| !named) {
                 shares.remove(id);
                 if shares.is_empty() {
                     self.shares.remove(&former);
                 }
+                self.due.insert(former);
             }
         }
         for relay in relays {
             let shares = self.shares.entry(relay.relay.clone()).or_default();
-            shares.insert(id.to_owned(), each);
+            if shares.insert(id.to_owned(), each) != Some(each) {
+                self.due.insert(relay.relay.clone());
+            }
         }
         if !relays.is_empty() {
             let names = relays.iter().map(|relay| relay.relay.clone()).collect();
@@ -84,6 +91,7 @@ impl OriginControl {
     pub(super) fn sibling_left(&mut self, now: Time, id: &str) {
         let named_by = self.lists.shares.remove(id).unwrap_or_default();
         self.lists.due.extend(named_by.into_keys());
+        self.lists.left = Some(now);
         // If it is gone for good, what is known of it is forgotten.
         self.lists.due.insert(id.to_owned());
         self.lists.wake(now);
@@ -139,7 +147,7 @@ impl OriginControl {
             self.forget_lists(id);
             return;
         };
-        let (listeners, capacity) = (view.load.listeners, view.capacity);
+        let capacity = view.capacity;
         let former = self.lists.told.get(id).map(|told| told.siblings.relays.clone());
         let region = view.region.to_owned();
         let mut relays = self.list_for(id, former.unwrap_or_default());
@@ -149,15 +157,19 @@ impl OriginControl {
         if relays.len() < limits::SIBLINGS {
             self.lists.short.insert(id.to_owned());
         }
-        let each = listeners.div_ceil(u32::try_from(relays.len()).unwrap_or(1).max(1));
+        let each = share(capacity, relays.len());
         self.lists.name(id, &relays, each);
         let largest = self.lists.shares.get(id).and_then(|shares| shares.values().max().copied());
-        // Half of a relay is for newcomers, however large its siblings are.
-        let headroom = largest.unwrap_or(0).min(capacity / 2);
+        let mut kept = headroom(capacity, largest.unwrap_or(0).max(each));
+        // The share of a relay that has just gone is still to come.
+        if self.lists.left.is_some_and(|left| now < left + limits::HEADROOM_HELD) {
+            let former = self.lists.told.get(id).map_or(0, |told| told.siblings.headroom);
+            kept = kept.max(former);
+        }
         let free = relays.iter().map(|relay| self.room_of(&relay.relay)).collect();
         // The list is short, so that a byte holds its length.
         let near = u8::try_from(near).unwrap_or(u8::MAX);
-        let siblings = Siblings { relays, headroom, free, near, certificate: None };
+        let siblings = Siblings { relays, headroom: kept, free, near, certificate: None };
         self.tell_siblings(now, id, siblings);
     }
 
@@ -200,14 +212,13 @@ impl OriginControl {
         relays
     }
 
-    /// Sends a relay what changed. A number that changes little is not worth a message.
+    /// Sends a relay what changed. Free places that change little are not worth a message.
     fn tell_siblings(&mut self, now: Time, id: &str, siblings: Siblings) {
         let Some(&session) = self.sessions.get(id) else { return };
         let half = Duration::from_secs(limits::CERTIFICATE_S / 2);
         if let Some(told) = self.lists.told.get(id) {
             let former = &told.siblings;
-            let changed = former.headroom.abs_diff(siblings.headroom);
-            let same = changed <= (former.headroom / 8).max(8)
+            let same = former.headroom == siblings.headroom
                 && former.relays == siblings.relays
                 && former.free.iter().zip(&siblings.free).all(|(&a, &b)| alike(a, b));
             if same && now < told.certified + half {
@@ -253,8 +264,8 @@ mod tests {
         SessionKey { shard: 0, ix: SessionIx(n), generation: n }
     }
 
-    fn join(control: &mut OriginControl, now: Time, n: u32) {
-        let info = RelayInfo {
+    fn info_of(n: u32) -> RelayInfo {
+        RelayInfo {
             id: format!("edge-{n}"),
             address: format!("192.0.2.{n}:4433"),
             region: String::new(),
@@ -263,7 +274,11 @@ mod tests {
             incarnation: 1,
             pass_key: None,
             certificate_hashes: vec!["a".repeat(limits::CERTIFICATE_HASH_BYTES)],
-        };
+        }
+    }
+
+    fn join(control: &mut OriginControl, now: Time, n: u32) {
+        let info = info_of(n);
         control.handle_message(now, ToControl::RelayJoin { session: key(n), info });
     }
 
@@ -341,15 +356,15 @@ mod tests {
             control.handle_timeout(now);
         }
         let before = told(&mut control, 1).unwrap();
-        assert_eq!(
-            (before.relays.len(), before.headroom),
-            (2, 200),
-            "half of each other's listeners"
-        );
+        let kept = headroom(1_000, share(1_000, 2));
+        assert_eq!((before.relays.len(), before.headroom), (2, kept), "whatever they carry now");
         control.handle_message(now, ToControl::RelayLeave { session: key(2) });
         control.handle_message(now, ToControl::RelayLeave { session: key(3) });
+        control.handle_timeout(now);
+        let after = told(&mut control, 1).unwrap();
+        assert_eq!((after.relays.len(), after.headroom), (0, kept), "those who were there return");
         for sequence in 4..7 {
-            now += limits::SIBLINGS_EVERY;
+            now += limits::HEADROOM_HELD / 2;
             load(&mut control, now, 1, sequence, 400);
             control.handle_timeout(now);
         }
