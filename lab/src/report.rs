@@ -37,12 +37,13 @@ impl Report {
         Self { started: Instant::now(), cores, fields: Map::new() }
     }
 
-    /// Adds a field. A figure that is not a number becomes 0: no field is NaN or null.
+    /// Adds a field, with three decimals or three significant digits, whichever are more. A figure that
+    /// is not a number becomes 0: no field is NaN or null.
     pub fn set(&mut self, name: &str, value: impl Into<Value>) {
         let value = match value.into() {
             Value::Null => Value::from(0),
             Value::Number(n) => match n.as_f64() {
-                Some(f) if n.is_f64() => Value::from((f * 1_000.0).round() / 1_000.0),
+                Some(f) if n.is_f64() => Value::from(rounded(f)),
                 _ => Value::Number(n),
             },
             other => other,
@@ -166,6 +167,17 @@ impl Events {
     }
 }
 
+/// Three decimals, or three significant digits where those are more.
+fn rounded(figure: f64) -> f64 {
+    let zeros = -figure.abs().log10().floor();
+    // Beyond 300 decimals nothing is left of any figure.
+    let decimals = (zeros + 2.0).clamp(3.0, 300.0);
+    let scale = 10_f64.powi(decimals as i32);
+    let rounded = (figure * scale).round() / scale;
+    // So large that it has no decimals.
+    if rounded.is_finite() { rounded } else { figure }
+}
+
 fn kernel() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease")
         .map_or_else(|_| std::env::consts::OS.to_owned(), |text| text.trim().to_owned())
@@ -181,11 +193,17 @@ mod tests {
         report.set("nan", f64::NAN);
         report.set("null", Value::Null);
         report.set("third", 1.0 / 3.0);
+        report.set("small", 0.000_612_34);
+        report.set("large", 123_456.789_12);
         report.spread("x", Spread::of(&[3.0, 1.0, 2.0]));
         let value = report.finish();
         let object = value.as_object().unwrap();
         assert!(object.values().all(|v| !v.is_null()));
         assert_eq!(value["third"], 0.333);
+        assert_eq!((&value["small"], &value["large"]), (&0.000_612.into(), &123_456.789.into()));
+        for (figure, shown) in [(0.0, 0.0), (-0.000_1, -0.000_1), (1e300, 1e300), (5e-320, 0.0)] {
+            assert_eq!(rounded(figure), shown);
+        }
         assert_eq!(
             (&value["x"], &value["x_min"], &value["x_max"]),
             (&2.0.into(), &1.0.into(), &3.0.into())

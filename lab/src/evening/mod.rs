@@ -14,7 +14,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
 pub use self::curve::{EVENINGS, Evening};
 pub use self::verdict::Outcome;
@@ -119,16 +118,11 @@ fn describe(report: &mut Report, options: &EveningOptions, budgets: Budgets) {
     report.set("evening", evening.name);
     report.set("listening", evening.listening);
     report.set("tried", evening.tried);
-    report.set("scale", scale(options.scale));
+    report.set("scale", options.scale);
     report.set("pace", options.pace());
     report.set("admission", if options.admission { "on" } else { "off" });
     report.set("places", options.places().round() as u64);
     report.set("join_budget", budgets.joins_in_all());
-}
-
-/// A scale with all of its digits: a report rounds figures to three.
-fn scale(scale: f64) -> Value {
-    serde_json::from_str(&format!("{scale}")).unwrap_or(Value::Null)
 }
 
 /// Sets `verdict` and what it failed for.
