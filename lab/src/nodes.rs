@@ -236,6 +236,26 @@ fn is_setting(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b"STENTOR_")
 }
 
+/// Packets that the kernel had no room for, of the UDP sockets that are bound to these ports.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn kernel_drops(ports: &[u16]) -> Result<u64> {
+    let mut drops = 0;
+    for file in ["/proc/net/udp", "/proc/net/udp6"] {
+        let table = std::fs::read_to_string(file).with_context(|| file.to_owned())?;
+        for line in table.lines().skip(1) {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            let port = fields.get(1).and_then(|local| local.rsplit(':').next());
+            let port = port.and_then(|port| u16::from_str_radix(port, 16).ok());
+            if port.is_some_and(|port| ports.contains(&port)) {
+                drops += fields.last().and_then(|count| count.parse::<u64>().ok()).unwrap_or(0);
+            }
+        }
+    }
+    Ok(drops)
+}
+
 /// What `/topology` of an admin listener says.
 ///
 /// # Errors

@@ -136,6 +136,12 @@ impl House {
         (LEVELS[0]..self.bed.relays.len()).max_by_key(serves).unwrap_or(LEVELS[0])
     }
 
+    /// The UDP ports of the origin and the relays that run.
+    pub(super) fn ports(&self) -> Vec<u16> {
+        let nodes = self.bed.relays.iter().chain([&self.bed.origin]);
+        nodes.map(|node| node.address.port()).collect()
+    }
+
     pub(super) fn address(&self, relay: usize) -> SocketAddr {
         self.bed.relays[relay].address
     }

@@ -9,8 +9,9 @@ use stentor_proto::Time;
 use super::house::{Budgets, House, Operator};
 use super::told::{Sample, Told};
 use super::{EveningOptions, Outcome, STEPS};
+use crate::nodes::kernel_drops;
 use crate::report::quantile;
-use crate::storm::{Curve, Figures, NEVER_MS, Storm};
+use crate::storm::{Curve, Figures, NEVER_MS, Storm, Visit};
 
 /// People come in stretches of this, with a look at everything between.
 const STRETCH: Duration = Duration::from_secs(1);
@@ -283,16 +284,26 @@ impl<'a> Night<'a> {
         let visits = self.storm.visits().to_vec();
         let put_out = visits.iter().filter(|v| v.joined.is_some() && v.refused.is_some()).count();
         let (mut lost, mut late) = (0, Vec::new());
+        let mut gaps = Vec::new();
         let hour = self.hour.unwrap_or(until);
         if let Some(hearing) = self.storm.hearing() {
             for (number, visit) in visits.iter().enumerate() {
+                let mut gap: Option<(u32, u32)> = None;
                 for tick in hearing.missing(number) {
                     lost += 1;
+                    gap = match gap {
+                        Some((from, to)) if to + 1 == tick => Some((from, tick)),
+                        former => {
+                            gaps.extend(former.map(|gap| (number, gap)));
+                            Some((tick, tick))
+                        }
+                    };
                     let at = self.samples.partition_point(|sample| sample.newest < tick);
                     if let Some(sample) = self.samples.get_mut(at) {
                         sample.lost += 1.0;
                     }
                 }
+                gaps.extend(gap.map(|gap| (number, gap)));
                 let there = visit.sound.is_some_and(|at| at < hour)
                     && visit.left.is_none_or(|at| at > hour + Duration::from_secs(1));
                 if there {
@@ -317,10 +328,49 @@ impl<'a> Night<'a> {
             admitted: figures.admitted,
             on_the_killed: served as u64,
         };
-        let more = self.more(&late);
+        let mut more = self.more(&late);
+        more.push(("ticks_lost_in", self.gaps(&visits, &gaps)));
         self.operator.goes()?;
         self.house.close()?;
         Ok(Told { samples: self.samples, marks: self.marks, figures, outcome, more })
+    }
+
+    /// Where ticks are missing: whose, which, and what else happened to them. The first few will do.
+    fn gaps(&mut self, visits: &[Visit], gaps: &[(usize, (u32, u32))]) -> Value {
+        const NAMED: usize = 32;
+        let since = |at: Time| at.since(self.begun).as_secs_f64();
+        let killed = self.victim.as_ref().map(|victim| victim.killed);
+        let newest = |at: Time| {
+            let minute = self.options.evening.span().0 + since(at) / self.options.minute();
+            let at = self.samples.partition_point(|sample| sample.minute < minute);
+            self.samples.get(at).map_or(0, |sample| sample.newest)
+        };
+        let around = killed.map(newest);
+        let named = gaps.iter().take(NAMED).map(|&(visit, (from, to))| {
+            let of = &visits[visit];
+            let served = self.victim.as_ref().is_some_and(|v| v.served.contains(&visit));
+            json!({
+                "visit": visit,
+                "from": from,
+                "to": to,
+                "newest_after_the_kill": around,
+                "on_the_killed": served,
+                "http": of.http,
+                "waits": of.waits,
+                "redirects": of.redirects,
+                "joined_s": of.joined.map(|(at, _)| since(at)),
+                "moved_s": of.moved.map(since),
+                "left_s": of.left.map(since),
+                "killed_s": killed.map(since),
+            })
+        });
+        let mut named: Vec<Value> = named.collect();
+        if let Some(hearing) = self.storm.hearing() {
+            for (entry, &(visit, _)) in named.iter_mut().zip(gaps) {
+                entry["first"] = json!(hearing.first(visit));
+            }
+        }
+        named.into()
     }
 
     /// What the verdict does not ask for.
@@ -333,6 +383,9 @@ impl<'a> Night<'a> {
             ("arrivals_per_s_most", json!(most(|sample| sample.arrivals_per_s).round())),
             ("delay_ms_p99_most", json!((most(|sample| sample.delay_ms) * 10.0).round() / 10.0)),
             ("heard_the_hour", json!(late.len())),
+            // What the machine had no time for is no loss of the tree's.
+            ("kernel_drops_crowd", json!(kernel_drops(&self.storm.ports()).unwrap_or(0))),
+            ("kernel_drops_tree", json!(kernel_drops(&self.house.ports()).unwrap_or(0))),
         ];
         if let Some(victim) = &self.victim {
             let visits = self.storm.visits();

@@ -114,6 +114,13 @@ impl Hearing {
         delay
     }
 
+    /// The first tick that somebody had.
+    #[must_use]
+    pub fn first(&self, visit: usize) -> Option<u32> {
+        let heard = self.each.get(visit)?;
+        heard.last_new.map(|_| heard.ticks.span().0)
+    }
+
     /// The ticks that somebody never had: between the first and the newest that it should have had.
     pub fn missing(&self, visit: usize) -> impl Iterator<Item = u32> {
         let heard = self.each.get(visit).filter(|heard| heard.last_new.is_some());

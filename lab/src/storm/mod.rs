@@ -177,6 +177,13 @@ impl Storm {
         })
     }
 
+    /// The UDP ports of its sockets.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        let address = |desk: &Desk| desk.driver.local_addr();
+        self.desks.iter().filter_map(|desk| address(desk).ok()).map(|at| at.port()).collect()
+    }
+
     /// Lets people come for `time`, as many as the curve says (its zero is this moment). Returns from
     /// when to when they were to come.
     ///
