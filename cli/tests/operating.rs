@@ -200,6 +200,33 @@ fn every_configuration_key_is_one() {
     }
 }
 
+/// What a core carries, as the sum of the page says.
+fn listeners_a_core() -> (String, u32) {
+    let line = PAGE.lines().find(|line| line.starts_with("listeners a core")).unwrap();
+    let figure = line.rsplit("= ").next().unwrap().to_owned();
+    let number = figure.replace(',', "").parse().unwrap();
+    (figure, number)
+}
+
+#[test]
+fn the_page_alone_says_what_a_core_carries() {
+    let (figure, number) = listeners_a_core();
+    for config in
+        [include_str!("../../deploy/origin.toml"), include_str!("../../deploy/relay.toml")]
+    {
+        let said = format!("60 % of a core carries {figure} (the sum is in docs/OPERATING.md)");
+        assert!(config.contains(&said), "{said}");
+        assert!(config.contains(&format!("10,000 want {} cores", 10_000_u32.div_ceil(number))));
+    }
+    assert!(PAGE.contains(&format!("cores × {figure}")));
+    assert!(PAGE.contains(&format!(
+        "relays of 4 cores ({},{:03} places)",
+        4 * number / 1_000,
+        4 * number % 1_000
+    )));
+    assert!(PAGE.contains(&format!("capacity = {} ", 4 * number)));
+}
+
 #[test]
 fn relays_scale_by_the_metric_that_the_rules_record() {
     let documents = YamlLoader::load_from_str(SCALING).unwrap();
@@ -207,7 +234,10 @@ fn relays_scale_by_the_metric_that_the_rules_record() {
     assert_eq!(rule["kind"].as_str(), Some("HorizontalPodAutoscaler"));
     let external = &rule["spec"]["metrics"][0]["external"];
     let metric = external["metric"]["name"].as_str().unwrap();
-    assert!(external["target"]["averageValue"].as_str().unwrap().parse::<u32>().unwrap() <= 1_900);
+    assert!(
+        external["target"]["averageValue"].as_str().unwrap().parse::<u32>().unwrap()
+            <= listeners_a_core().1
+    );
     let (least, most) = (&rule["spec"]["minReplicas"], &rule["spec"]["maxReplicas"]);
     assert!(least.as_i64().unwrap() >= 4 && most.as_i64().unwrap() > least.as_i64().unwrap());
     let config =
