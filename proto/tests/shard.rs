@@ -750,7 +750,9 @@ fn told_to_wait(effects: &[ShardEffect]) -> Option<stentor_proto::wire::Waiting>
 
 fn redeems(effects: &[ShardEffect]) -> Option<(SessionKey, u64)> {
     effects.iter().find_map(|effect| match effect {
-        ShardEffect::ToControl(ToControl::Redeem { session, ticket }) => Some((*session, *ticket)),
+        ShardEffect::ToControl(ToControl::Redeem { session, ticket, .. }) => {
+            Some((*session, *ticket))
+        }
         _ => None,
     })
 }

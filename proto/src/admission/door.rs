@@ -158,6 +158,22 @@ impl Door {
         own.saturating_add_signed(self.ahead_ms.saturating_neg())
     }
 
+    /// The same in seconds: tickets are dated by it, for relays' own clocks differ.
+    #[must_use]
+    pub fn origin_s(&self, now: Time) -> u64 {
+        self.origin_ms(now) / 1_000
+    }
+
+    /// The machine's clock has been set. At the `origin` that is the clock by which people wait; at a relay
+    /// the origin's goes on as it was.
+    pub fn set_clock(&mut self, unix_us_at_zero: u64, origin: bool) {
+        let former = std::mem::replace(&mut self.unix_us_at_zero, unix_us_at_zero);
+        if !origin {
+            let by = clock_step_ms(former, unix_us_at_zero);
+            self.ahead_ms = self.ahead_ms.saturating_add(by);
+        }
+    }
+
     /// The origin says how far the queue has been called; this node's clock is `ahead_ms` ahead of
     /// its own.
     pub fn told(&mut self, now: Time, admission: Admission, ahead_ms: i64) {
@@ -206,8 +222,7 @@ impl Door {
         if place && self.joins.spend(now) {
             return Verdict::Admit;
         }
-        let unix_s = (self.unix_us_at_zero + now.as_micros()) / 1_000_000;
-        if unix_s >= ticket.moved.saturating_add(limits::REDIRECT_APART_S)
+        if self.origin_s(now) >= ticket.moved.saturating_add(limits::REDIRECT_APART_S)
             && let Some(at) = self.pick(now)
         {
             return Verdict::Redirect(at);
@@ -340,6 +355,12 @@ impl Door {
         let part = |a: &Sibling, b: &Sibling| u64::from(a.room()) * u64::from(b.free);
         Some(if part(other, one) > part(one, other) { drawn[1] } else { drawn[0] })
     }
+}
+
+/// By how many milliseconds a clock was set forward.
+pub(crate) fn clock_step_ms(former_us: u64, us: u64) -> i64 {
+    let by = (i128::from(us) - i128::from(former_us)) / 1_000;
+    i64::try_from(by).unwrap_or(0)
 }
 
 impl View {
@@ -511,11 +532,22 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_does_not_feel_that_a_relays_clock_is_set() {
+        let mut door = door(20);
+        let now = Time::from_millis(10);
+        door.told(now, admission(UNIX_MS - 30_000, 600), 1_000);
+        let hour_earlier = (UNIX_MS + 1_000 - 3_600_000) * 1_000;
+        door.set_clock(hour_earlier, false);
+        assert_eq!(door.origin_ms(now), UNIX_MS + 10);
+        door.set_clock(hour_earlier + 7_000, true);
+        assert_eq!(door.origin_ms(now), UNIX_MS + 17, "the origin's own clock is the origin's");
+    }
+
+    #[test]
     fn nobody_is_sent_to_and_fro() {
         let mut door = door(1);
         door.siblings(&siblings(&[100], 1));
-        let unix_s = (UNIX_MS + 1_000) / 1_000;
-        let moved = Ticket { moved: unix_s, ..ticket(UNIX_MS) };
+        let moved = Ticket { moved: door.origin_s(Time::ZERO), ..ticket(UNIX_MS) };
         waits(door.holder(Time::ZERO, &moved, false));
         let later = Time::from_millis(limits::REDIRECT_APART_S * 1_000);
         assert_eq!(door.holder(later, &moved, false), Verdict::Redirect(0));

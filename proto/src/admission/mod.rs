@@ -20,6 +20,7 @@ mod ticket;
 mod watermark;
 
 pub use arrivals::Arrivals;
+pub(crate) use door::clock_step_ms;
 pub use door::{Door, DoorSettings, DoorTotals, Verdict, Wait};
 pub(crate) use egress::Egress;
 pub use headroom::{headroom, share};

@@ -167,6 +167,10 @@ pub fn read(
         origin.signed(text, &crate::token::validation(AUDIENCE))?
     };
     check_end(ticket.exp, now_unix_s)?;
+    // It is remembered for as long as any ticket may be good, and no longer.
+    if ticket.exp > now_unix_s.saturating_add(limits::TICKET_S + limits::TOKEN_LEEWAY_S) {
+        return Err(TokenError::Malformed("exp").into());
+    }
     let names = [&ticket.place, &ticket.by, &ticket.room];
     if names.iter().any(|name| name.len() > limits::NAME_BYTES) || ticket.number().is_none() {
         return Err(TokenError::Malformed("ticket").into());
@@ -231,6 +235,7 @@ mod tests {
         let key = PassKey::from_seed([7; 32]);
         let certificate = certify(&signer(1), "edge-1", &key.published(), 1_000).unwrap();
         let by_another = Ticket { by: "edge-2".into(), ..ticket() };
+        let lasting = Ticket { exp: u64::MAX, ..ticket() };
         let uncertified = PassKey::from_seed([8; 32]);
         let pass = crate::pass::Pass {
             sub: "ann".into(),
@@ -242,6 +247,7 @@ mod tests {
         };
         for text in [
             by_another.by_relay(&key, &certificate).unwrap(),
+            lasting.by_relay(&key, &certificate).unwrap(),
             ticket().by_relay(&uncertified, &certificate).unwrap(),
             ticket().by_origin(&signer(2)).unwrap(),
             // A pass is no ticket, and a certificate neither.

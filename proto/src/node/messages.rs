@@ -155,7 +155,7 @@ pub enum ToControl {
         listeners: u32,
         /// Child relays.
         children: u32,
-        /// Joins since the last totals.
+        /// Joins in a second, by those since the last totals.
         joins: u32,
         /// Its door.
         door: DoorTotals,
@@ -166,6 +166,8 @@ pub enum ToControl {
         session: SessionKey,
         /// The ticket's number.
         ticket: u64,
+        /// Whether its bearer waited, and takes its place here.
+        admits: bool,
     },
 }
 

@@ -223,8 +223,9 @@ impl OriginControl {
                 self.doors.insert(shard, door);
                 self.own_door(now);
             }
-            ToControl::Redeem { session, ticket } => {
+            ToControl::Redeem { session, ticket, admits } => {
                 let unix_s = self.unix_ms(now) / 1_000;
+                let ticket = (ticket, admits);
                 let message = redeem(&mut self.spent, &mut self.stats, unix_s, session, ticket);
                 self.send_to(session, message);
             }

@@ -13,13 +13,13 @@ pub(super) fn redeem(
     stats: &mut ControlStats,
     now_unix_s: u64,
     session: SessionKey,
-    ticket: u64,
+    (ticket, admits): (u64, bool),
 ) -> ToShard {
-    let refused = redeemed(spent, stats, now_unix_s, ticket).err();
+    let refused = redeemed(spent, stats, now_unix_s, ticket, admits).err();
     ToShard::Redeemed { session, refused }
 }
 
-/// Redeems `ticket`.
+/// Redeems `ticket`; `admits` as [`Spent::redeem`] has it.
 ///
 /// # Errors
 /// When it has been redeemed, or cannot be remembered.
@@ -28,8 +28,9 @@ pub(super) fn redeemed(
     stats: &mut ControlStats,
     now_unix_s: u64,
     ticket: u64,
+    admits: bool,
 ) -> Result<(), Close> {
-    spent.redeem(now_unix_s, ticket).map_err(|error| {
+    spent.redeem(now_unix_s, ticket, admits).map_err(|error| {
         let code = match error {
             SpentError::Spent => {
                 stats.drop_ticket_spent += 1;

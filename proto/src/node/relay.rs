@@ -182,8 +182,9 @@ impl RelayControl {
                 self.totals.insert(shard, (listeners, children, joins));
                 self.doors.insert(shard, door);
             }
-            ToControl::Redeem { session, ticket } => {
+            ToControl::Redeem { session, ticket, admits } => {
                 let unix_s = (self.settings.unix_us_at_zero + now.as_micros()) / 1_000_000;
+                let ticket = (ticket, admits);
                 let message = redeem(&mut self.spent, &mut self.stats, unix_s, session, ticket);
                 self.effects.push_back(ControlEffect::ToShard { shard: session.shard, message });
             }
@@ -349,7 +350,7 @@ impl RelayControl {
             door: self.settings.joins_per_s.map(|joins_per_s| DoorLoad {
                 free,
                 joins_per_s,
-                admitted: self.spent.redeemed(),
+                admitted: self.spent.admitted(),
             }),
             certificate_hashes: self.settings.info.certificate_hashes.clone(),
             rooms: self.room_sums.next_report(),

@@ -36,10 +36,14 @@ impl OriginControl {
 
     /// The origin's own shards report theirs.
     pub(super) fn own_door(&mut self, now: Time) {
-        if let Some(joins_per_s) = self.settings.joins_per_s {
-            let free = self.doors.values().map(|door| door.free).sum();
-            let admitted = self.spent.redeemed();
-            self.watermark.relay(ORIGIN, DoorLoad { free, joins_per_s, admitted });
+        // Where there are relays, nobody is sent to the origin: its budgets let nobody in.
+        match self.settings.joins_per_s.filter(|_| self.relays.is_empty()) {
+            Some(joins_per_s) => {
+                let free = self.doors.values().map(|door| door.free).sum();
+                let admitted = self.spent.admitted();
+                self.watermark.relay(ORIGIN, DoorLoad { free, joins_per_s, admitted });
+            }
+            None => self.watermark.left(ORIGIN),
         }
         let mut arrivals: BTreeMap<u64, u64> = BTreeMap::new();
         for &(second, tickets) in self.doors.values().flat_map(|door| &door.arrivals) {
@@ -92,7 +96,8 @@ impl OriginControl {
 
     /// Redeems a ticket that is shown to the origin itself.
     pub(super) fn redeem_ticket(&mut self, unix_s: u64, ticket: u64) -> Result<(), Close> {
-        redeemed(&mut self.spent, &mut self.stats, unix_s, ticket)
+        // Whoever is let in here is admitted, and counted, where the relay takes it.
+        redeemed(&mut self.spent, &mut self.stats, unix_s, ticket, false)
     }
 
     fn count_arrivals(

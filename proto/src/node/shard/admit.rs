@@ -18,8 +18,8 @@ use crate::wire::{
 pub(super) enum Entry {
     /// At once.
     Now,
-    /// Once its ticket has been redeemed.
-    Redeem(u64),
+    /// Once its ticket has been redeemed; whether it waited with it.
+    Redeem(u64, bool),
     /// Not here: once its ticket has been redeemed it is sent to another relay.
     Elsewhere(u64, Redirect),
 }
@@ -87,23 +87,23 @@ impl NodeShard {
     /// first time.
     pub(super) fn enter(&mut self, now: Time, key: SessionKey, entry: Entry) -> Result<(), Close> {
         let Some(session) = self.by_key(key) else { return Ok(()) };
-        let (ticket, redirect) = match entry {
+        let (ticket, admits, redirect) = match entry {
             Entry::Now => {
                 session.reserved = true;
                 self.reserved += 1;
                 return self.listen(now, key);
             }
-            Entry::Redeem(ticket) => {
+            Entry::Redeem(ticket, waited) => {
                 session.reserved = true;
                 self.reserved += 1;
-                (ticket, None)
+                (ticket, waited, None)
             }
-            Entry::Elsewhere(ticket, redirect) => (ticket, Some(redirect)),
+            Entry::Elsewhere(ticket, redirect) => (ticket, false, Some(redirect)),
         };
         if let Some(greeting) = self.by_key(key).and_then(|session| session.greeting.as_mut()) {
             greeting.redirect = redirect;
         }
-        self.tell(ToControl::Redeem { session: key, ticket });
+        self.tell(ToControl::Redeem { session: key, ticket, admits });
         Ok(())
     }
 
@@ -149,7 +149,11 @@ impl NodeShard {
             if self.door.is_busy() { limits::ADMISSION_EVERY } else { limits::TOTALS_EVERY };
         self.totals_due = now + every;
         let (listeners, children) = (self.listeners, self.children);
-        let joins = std::mem::take(&mut self.joins);
+        // While somebody waits totals are told more often, and hold fewer joins each.
+        let passed = now.since(self.totals_told).as_micros().clamp(1_000, 1 << 40);
+        let joins = u128::from(std::mem::take(&mut self.joins)) * 1_000_000 / passed;
+        let joins = u32::try_from(joins).unwrap_or(u32::MAX);
+        self.totals_told = now;
         let shard = self.settings.shard;
         let free = self.free();
         let door = self.door.totals(now, free);
@@ -198,14 +202,16 @@ impl NodeShard {
         claims: Option<&Claims>,
         text: &Secret,
     ) -> Result<Ticket, Close> {
-        let unix_s = self.unix_s(now);
+        let unix_s = self.door.origin_s(now);
         let seen = read(&mut self.passes, &self.verifier, &text.0, &hello.room, unix_s);
         let bearer = bearer_of(hello, claims);
         let seen = seen.and_then(|ticket| {
             ticket.check_bearer(bearer.as_deref())?;
             let lives = |relay: &Alternate| relay.relay == ticket.place;
             let elsewhere = ticket.place != self.settings.name;
-            if elsewhere && self.siblings.relays.iter().any(lives) {
+            // Nobody who waits at a relay is sent to the origin: it exchanges no relay's tickets.
+            let origin = self.settings.signer.is_some();
+            if elsewhere && (origin || self.siblings.relays.iter().any(lives)) {
                 return Err(TicketError::Place(ticket.place));
             }
             Ok(ticket)
@@ -225,13 +231,14 @@ impl NodeShard {
     fn newcomer(&mut self, now: Time, role: Role, comer: Comer<'_>) -> Result<Entry, Close> {
         let place = self.has_place(role, false).is_ok();
         let number = comer.ticket.as_ref().and_then(Ticket::number);
+        let waited = comer.ticket.as_ref().is_some_and(|ticket| ticket.waits);
         let verdict = match &comer.ticket {
             Some(ticket) => self.door.holder(now, ticket, place),
             None => self.door.newcomer(now, place),
         };
         match (verdict, number) {
             (Verdict::Admit, None) => Ok(Entry::Now),
-            (Verdict::Admit, Some(number)) => Ok(Entry::Redeem(number)),
+            (Verdict::Admit, Some(number)) => Ok(Entry::Redeem(number, waited)),
             (Verdict::Redirect(at), number) => {
                 let to = self.siblings.relays.get(at).cloned();
                 let Some(to) = to else {
@@ -260,7 +267,7 @@ impl NodeShard {
     /// Tells somebody to wait, with a ticket that says since when.
     fn waits(&mut self, now: Time, comer: Comer<'_>, wait: Wait) -> Close {
         self.stats.waited += 1;
-        let (unix_s, name) = (self.unix_s(now), self.settings.name.clone());
+        let (unix_s, name) = (self.door.origin_s(now), self.settings.name.clone());
         let former = comer.ticket;
         let counted = former.as_ref().is_some_and(|ticket| ticket.waits);
         let arrival_ms = former.as_ref().map_or(self.door.origin_ms(now), |t| t.arrival_ms);
@@ -314,7 +321,7 @@ impl NodeShard {
     fn ticket_for(&mut self, now: Time, comer: &Comer<'_>, to: &Alternate) -> Option<Secret> {
         let arrival_ms = comer.ticket.as_ref().map_or(self.door.origin_ms(now), |t| t.arrival_ms);
         let waits = comer.ticket.as_ref().is_some_and(|ticket| ticket.waits);
-        let unix_s = self.unix_s(now);
+        let unix_s = self.door.origin_s(now);
         self.sign(now, comer.room, comer.bearer.clone(), |ticket| {
             ticket.arrival_ms = arrival_ms;
             ticket.place.clone_from(&to.relay);
@@ -331,7 +338,7 @@ impl NodeShard {
         bearer: Option<String>,
         say: impl FnOnce(&mut Ticket),
     ) -> Option<Secret> {
-        let iat = self.unix_s(now);
+        let iat = self.door.origin_s(now);
         let name = self.settings.name.clone();
         let mut ticket = Ticket {
             room: room.to_owned(),

@@ -214,6 +214,8 @@ pub struct NodeShard {
     listeners: u32,
     children: u32,
     joins: u32,
+    /// When totals were last told.
+    totals_told: Time,
     totals_due: Time,
     tallies_due: Time,
     stats: ShardStats,
@@ -264,6 +266,7 @@ impl NodeShard {
             listeners: 0,
             children: 0,
             joins: 0,
+            totals_told: now,
             totals_due: now + limits::TOTALS_EVERY,
             tallies_due: now + limits::TOTALS_EVERY,
             stats: ShardStats::default(),

@@ -135,7 +135,7 @@ impl NodeShard {
         let (key, certificate) =
             (self.settings.pass_key.as_ref()?, self.siblings.certificate.as_ref()?);
         // By the origin's clock, by which passes are taken back.
-        let iat = self.door.origin_ms(now) / 1_000;
+        let iat = self.door.origin_s(now);
         let pass = Pass {
             sub: identity.to_owned(),
             room: room.to_owned(),
