@@ -193,7 +193,12 @@ pub fn room(data: &[u8]) {
 /// two different ones, so there is no cycle; no relay has more children than it may.
 pub fn planner(data: &[u8]) {
     let mut steps = Unstructured::new(data);
-    let settings = PlannerSettings { origin_children: 3, children_one_in: 8, generation: 0 };
+    let settings = PlannerSettings {
+        origin_children: 3,
+        children_one_in: 8,
+        relay_capacity: 1_000_000,
+        generation: 0,
+    };
     let (mut planner, mut now) = (Planner::new(settings), Time::from_millis(1_000));
     let mut version = 0;
     while let (false, Ok((op, a, b))) = (steps.is_empty(), steps.arbitrary::<(u8, u8, u8)>()) {

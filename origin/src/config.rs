@@ -113,4 +113,6 @@ pub struct TreeConfig {
     pub origin_children: Option<u32>,
     /// Part of a relay's capacity that child relays may take, 0 to 1. Default: 0.1.
     pub children_share: Option<f64>,
+    /// Sessions that one relay may say it carries; more are not counted with. Default: 131072.
+    pub relay_capacity: Option<u32>,
 }

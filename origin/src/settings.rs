@@ -80,6 +80,8 @@ pub struct TreeSettings {
     pub origin_children: u32,
     /// Part of a relay's capacity that child relays may take, 0 to 1.
     pub children_share: f64,
+    /// Sessions that one relay may say it carries.
+    pub relay_capacity: u32,
 }
 
 /// Keys that sign and verify tokens. `Debug` shows key ids alone.
@@ -339,5 +341,9 @@ fn validate_tree(sources: &Sources, tree: &TreeConfig) -> Result<TreeSettings, C
     if !(0.0..=1.0).contains(&children_share) {
         return Err(sources.wrong("tree.children_share", "must be 0 to 1"));
     }
-    Ok(TreeSettings { origin_children, children_share })
+    let relay_capacity = tree.relay_capacity.unwrap_or(limits::RELAY_CAPACITY);
+    if relay_capacity == 0 {
+        return Err(sources.wrong("tree.relay_capacity", "must be 1 or more"));
+    }
+    Ok(TreeSettings { origin_children, children_share, relay_capacity })
 }

@@ -210,6 +210,7 @@ fn plan(settings: &Settings, services: &Services, kept: &Kept) -> Result<NodePla
         planner: PlannerSettings {
             origin_children: settings.tree.origin_children,
             children_one_in: one_in(settings.tree.children_share),
+            relay_capacity: settings.tree.relay_capacity,
             // Rises with every start, as relays expect of a plan's version.
             generation: now_us,
         },

@@ -406,6 +406,8 @@ pub const ARRIVALS_S: usize = 10;
 /// Tickets that count of one second in one report: what 200 relays of 5,000 handshakes a second could
 /// issue. A report that says more is cut to it, so that no relay's word alone fills the queue.
 pub const ARRIVALS_PER_S: u64 = 1_000_000;
+/// … and to this for each relay of the tree: some sixteen cores that do nothing but handshakes.
+pub const ARRIVALS_PER_RELAY_S: u64 = 50_000;
 /// Points of the curve of those who wait that relays are told.
 pub const CURVE_POINTS: usize = 32;
 /// The watermark moves, and is told, this often at most; so are reports while somebody waits.
@@ -456,6 +458,8 @@ pub const DOCUMENT_APART: Duration = Duration::from_millis(100);
 pub const ROOMS: usize = 256;
 /// Rooms that one child relay may follow on one session: all of them.
 pub const ROOMS_PER_CHILD: usize = ROOMS;
+/// Sessions that one relay may say it carries, by default: those of 64 cores.
+pub const RELAY_CAPACITY: u32 = 131_072;
 /// Relays in one tree.
 pub const RELAYS: usize = 16_384;
 /// Levels of relays.

@@ -166,6 +166,7 @@ impl Node {
                 origin_children: setup.fan_out,
                 children_one_in: (setup.capacity() / setup.children()).max(1),
                 generation: GENERATION,
+                ..PlannerSettings::default()
             },
             epoch: 1,
             capacity: limits::SESSIONS_PER_SHARD,

@@ -120,7 +120,8 @@ impl Watermark {
             self.reporters.insert(reporter.to_owned(), Reporter::default());
         }
         let Some(known) = self.reporters.get_mut(reporter) else { return };
-        let new = known.news(unix_s, tickets.min(limits::ARRIVALS_PER_S));
+        let most = limits::ARRIVALS_PER_RELAY_S.saturating_mul(self.relays.len().max(1) as u64);
+        let new = known.news(unix_s, tickets.min(most).min(limits::ARRIVALS_PER_S));
         if new == 0 {
             return;
         }
@@ -394,7 +395,7 @@ mod tests {
         let mut tree = Tree::new(1_000, 20);
         tree.watermark.arrived(tree.now, "edge-1", START_S, 30);
         tree.watermark.arrived(tree.now, "liar", START_S, u64::MAX);
-        assert_eq!(tree.waiting(), 30 + limits::ARRIVALS_PER_S);
+        assert_eq!(tree.waiting(), 30 + limits::ARRIVALS_PER_RELAY_S);
         tree.pass(2, |called| called);
         tree.watermark.reporter_left("liar");
         assert!(tree.waiting() <= 31, "{} wait", tree.waiting());

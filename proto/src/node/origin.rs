@@ -499,6 +499,7 @@ impl OriginControl {
             self.stats.stale_messages += 1;
             return;
         };
+        let load = &*self.believed(id, load);
         let drained = self.planner.relay(id).is_some_and(|view| view.draining);
         let (summed, planned) = (self.sums.handle(now, id, load), self.planner.load(now, id, load));
         let id = id.clone();

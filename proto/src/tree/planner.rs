@@ -17,6 +17,9 @@ pub struct PlannerSettings {
     pub origin_children: u32,
     /// One session in this many of a relay's capacity is for child relays; at least 1.
     pub children_one_in: u32,
+    /// Sessions that one relay may say it carries: what is beyond it is not counted with, for newcomers
+    /// are sent, and places kept, by what relays say.
+    pub relay_capacity: u32,
     /// Placement versions start above this. It must rise with every start of the origin (its
     /// start time in microseconds will do), for relays ignore versions that do not rise.
     pub generation: u64,
@@ -27,6 +30,7 @@ impl Default for PlannerSettings {
         Self {
             origin_children: limits::ORIGIN_CHILDREN,
             children_one_in: limits::CHILDREN_ONE_IN,
+            relay_capacity: limits::RELAY_CAPACITY,
             generation: 0,
         }
     }
@@ -162,8 +166,9 @@ impl Planner {
     ///
     /// # Errors
     /// When the facts are invalid, a newer incarnation holds the name, or there is no room.
-    pub fn join(&mut self, now: Time, info: RelayInfo) -> Result<(), PlanError> {
+    pub fn join(&mut self, now: Time, mut info: RelayInfo) -> Result<(), PlanError> {
         self.wake(now);
+        info.capacity = info.capacity.min(self.table.settings.relay_capacity);
         let joined = check(&info).and_then(|()| self.admit(now, info));
         match joined {
             Ok(()) => self.counts.joined += 1,

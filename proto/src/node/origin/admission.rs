@@ -1,5 +1,6 @@
 //! The origin's side of admission: reports in, the watermark out.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::OriginControl;
@@ -16,6 +17,29 @@ impl OriginControl {
     /// The wall clock (milliseconds since 1970).
     pub(super) fn unix_ms(&self, now: Time) -> u64 {
         (self.settings.unix_us_at_zero + now.as_micros()) / 1_000
+    }
+
+    /// A report as far as it can be true: nobody has more free places, or joins in a second, than places.
+    /// What is beyond it would call people to where there is no room for them.
+    pub(super) fn believed<'a>(&self, relay: &str, load: &'a Load) -> Cow<'a, Load> {
+        let Some(capacity) = self.planner.relay(relay).map(|view| view.capacity) else {
+            return Cow::Borrowed(load);
+        };
+        let taken = load.listeners.saturating_add(load.children);
+        let room = capacity.saturating_sub(taken);
+        let likely = |door: &DoorLoad| door.free <= room && door.joins_per_s <= capacity;
+        if taken <= capacity && load.joins_per_s <= capacity && load.door.iter().all(likely) {
+            return Cow::Borrowed(load);
+        }
+        let mut load = load.clone();
+        load.listeners = load.listeners.min(capacity);
+        load.children = load.children.min(capacity - load.listeners);
+        load.joins_per_s = load.joins_per_s.min(capacity);
+        if let Some(door) = &mut load.door {
+            door.free = door.free.min(room);
+            door.joins_per_s = door.joins_per_s.min(capacity);
+        }
+        Cow::Owned(load)
     }
 
     /// A relay's report says what its door has left, and who has been given tickets below it.

@@ -258,7 +258,7 @@ mod tests {
     use crate::node::{ControlEffect, OriginSettings};
     use crate::session::SessionKey;
     use crate::tree::PlannerSettings;
-    use crate::wire::{Load, RelayInfo};
+    use crate::wire::{DoorLoad, Load, RelayInfo};
 
     fn key(n: u32) -> SessionKey {
         SessionKey { shard: 0, ix: SessionIx(n), generation: n }
@@ -343,6 +343,36 @@ mod tests {
         // A report that names none says nothing about them.
         load(&mut control, now, 2, 2, 0);
         assert_eq!(look(&mut control).1, None, "nothing has changed");
+    }
+
+    #[test]
+    fn no_relay_is_believed_to_have_more_room_than_places() {
+        let mut control = origin();
+        let now = Time::ZERO;
+        (1..=2).for_each(|n| join(&mut control, now, n));
+        let door = Some(DoorLoad { free: u32::MAX, joins_per_s: u32::MAX, admitted: 0 });
+        let boast = |listeners| Load {
+            incarnation: 1,
+            sequence: u64::from(listeners) + 1,
+            listeners,
+            joins_per_s: u32::MAX,
+            door,
+            ..Load::default()
+        };
+        for (listeners, free) in [(0, 1_000), (400, 600), (5_000, 0)] {
+            let load = boast(listeners);
+            control.handle_message(now, ToControl::RelayLoad { session: key(1), load });
+            let capacity = control.view(now).capacity;
+            assert_eq!(capacity.free, free, "with {listeners} listeners");
+            assert!(capacity.used <= 1_000);
+        }
+        let mut info = control.planner.relay("edge-1").map(|view| view.capacity);
+        assert_eq!(info, Some(1_000));
+        let most = PlannerSettings::default().relay_capacity;
+        let large = RelayInfo { capacity: u32::MAX, ..info_of(3) };
+        control.handle_message(now, ToControl::RelayJoin { session: key(3), info: large });
+        info = control.planner.relay("edge-3").map(|view| view.capacity);
+        assert_eq!(info, Some(most));
     }
 
     #[test]

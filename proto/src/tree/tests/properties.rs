@@ -45,7 +45,12 @@ struct World {
 
 impl World {
     fn new(origin_children: u32) -> Self {
-        let settings = PlannerSettings { origin_children, children_one_in: 8, generation: 7 };
+        let settings = PlannerSettings {
+            origin_children,
+            children_one_in: 8,
+            generation: 7,
+            ..PlannerSettings::default()
+        };
         Self { planner: Planner::new(settings), told: Told::default(), at: 0 }
     }
 
