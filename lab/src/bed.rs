@@ -141,6 +141,8 @@ impl Bed {
         args.push(format!("--level={}", relay.level));
         args.push(format!("--shards={}", relay.shards));
         args.push(format!("--capacity={}", relay.capacity));
+        // Everybody comes from this machine: its addresses are no network of their own.
+        args.push("--limits-network-percent=100".into());
         if relay.events {
             args.push(format!("--events={}", self.events(&relay.name).display()));
         }

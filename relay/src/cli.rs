@@ -246,6 +246,15 @@ pub struct LimitFlags {
     #[arg(id = "limits-handshakes", long = "limits-handshakes", global = true, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handshakes: Option<u32>,
+    /// Percent of the handshakes for one network while they are short; default 25 [env: STENTOR_LIMITS__NETWORK_PERCENT]
+    #[arg(
+        id = "limits-network-percent",
+        long = "limits-network-percent",
+        global = true,
+        value_name = "N"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_percent: Option<u32>,
 }
 
 #[cfg(test)]

@@ -96,6 +96,8 @@ pub struct LimitsConfig {
     pub tickets_per_s: Option<u32>,
     /// Handshakes in flight. Default: 1024.
     pub handshakes: Option<u32>,
+    /// The part of its handshakes that one network has while they are short, in percent. Default: 25.
+    pub network_percent: Option<u32>,
 }
 
 /// What a relay is told beside [`NodeConfig`].

@@ -345,6 +345,7 @@ fn gate_share(whole: &GateSettings, shards: u16, shard: u16) -> GateSettings {
         per_s: share(whole.per_s, shards, shard).max(1),
         in_flight: part(whole.in_flight),
         retry_above: part(whole.retry_above),
+        network_percent: whole.network_percent,
     }
 }
 

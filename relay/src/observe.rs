@@ -200,6 +200,7 @@ impl Observer {
             ("incoming_full", driver.incoming_full),
             ("incoming_over_rate", driver.incoming_over_rate),
             ("incoming_over_flight", driver.incoming_over_flight),
+            ("incoming_over_share", driver.incoming_over_share),
             ("handshakes_failed", driver.handshakes_failed - driver.handshakes_slow),
             ("handshakes_slow", driver.handshakes_slow),
             ("datagrams_too_small", driver.datagrams_too_small),

@@ -14,6 +14,7 @@ use stentor_proto::limits::{CONTROL_BACKLOG_BYTES, PEER_DATAGRAM_BYTES};
 use stentor_proto::wire::CloseCode;
 
 use super::event::{CloseReason, ClosedBy, ConnId, DriverStats, Event, Outcome, SendControlError};
+use super::networks::{Network, Networks};
 use super::sys::{Marks, SourceProbe};
 use super::webtransport::Breach;
 use h3::H3;
@@ -21,12 +22,25 @@ use h3::H3;
 mod h3;
 
 /// What connections report to their driver.
-#[derive(Default)]
 pub(super) struct Outbox {
     pub(super) events: VecDeque<Event>,
     pub(super) stats: DriverStats,
     pub(super) handshaking: usize,
     pub(super) open: usize,
+    /// Whose handshakes they are.
+    pub(super) networks: Networks,
+}
+
+impl Outbox {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            events: VecDeque::new(),
+            stats: DriverStats::default(),
+            handshaking: 0,
+            open: 0,
+            networks: Networks::new(now),
+        }
+    }
 }
 
 /// Where a connection is in its life: handshaking → open → closed, or handshaking → closed. The
@@ -44,6 +58,8 @@ enum State {
 pub(super) struct Entry {
     pub(super) quic: Connection,
     state: State,
+    /// The peer's, of a handshake that the peer began.
+    network: Option<Network>,
     /// In the driver's list of connections to poll for packets.
     pub(super) dirty: bool,
     /// A datagram waits inside quinn-proto.
@@ -74,13 +90,14 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(mut quic: Connection, outbox: &mut Outbox) -> Self {
+    pub(super) fn new(mut quic: Connection, network: Option<Network>, outbox: &mut Outbox) -> Self {
         outbox.handshaking += 1;
         let empty_space = quic.datagrams().send_buffer_space();
         Self {
             known: quic.side() == Side::Client,
             quic,
             state: State::Handshaking,
+            network,
             dirty: false,
             waiting: false,
             due: None,
@@ -275,12 +292,19 @@ impl Entry {
     fn open(&mut self, conn: ConnId, outbox: &mut Outbox) {
         self.state = State::Open;
         self.known = true;
-        outbox.handshaking -= 1;
+        self.handshake_ended(outbox);
         outbox.open += 1;
         outbox.stats.connected += 1;
         outbox.stats.webtransport += u64::from(self.h3.is_some());
         let alpn = self.alpn();
         outbox.events.push_back(Event::Connected { conn, peer: self.quic.remote_address(), alpn });
+    }
+
+    fn handshake_ended(&mut self, outbox: &mut Outbox) {
+        outbox.handshaking -= 1;
+        if let Some(network) = self.network.take() {
+            outbox.networks.ended(network);
+        }
     }
 
     fn alpn(&self) -> Bytes {
@@ -295,7 +319,7 @@ impl Entry {
             State::Closed => return,
             State::Open => outbox.open -= 1,
             State::Handshaking => {
-                outbox.handshaking -= 1;
+                self.handshake_ended(outbox);
                 outbox.stats.handshakes_failed += 1;
             }
         }

@@ -24,6 +24,7 @@ use super::connection::{Entry, Outbox, marks};
 use super::driver::DriverSettings;
 use super::event::{ConnId, ConnectError, Event, Outcome, Packet, SendControlError};
 use super::gate::{Gate, Pass};
+use super::networks::Network;
 use super::sys::{Arrival, SendBatch, SourceProbe, family, mark_ecn};
 use super::timers::Timers;
 
@@ -71,7 +72,7 @@ impl Engine {
             deadlines: BTreeSet::new(),
             batch,
             probe: SourceProbe::default(),
-            outbox: Outbox::default(),
+            outbox: Outbox::new(now),
             incoming: VecDeque::new(),
             refuse_new: false,
         })
@@ -97,7 +98,7 @@ impl Engine {
         }
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         let (handle, quic) = self.endpoint.connect(now, config, remote, server_name)?;
-        Ok(self.insert(handle, quic))
+        Ok(self.insert(handle, quic, None))
     }
 
     /// A packet from the socket: another shard's is passed on, before the endpoint would answer a
@@ -333,8 +334,15 @@ impl Engine {
     /// Starts a client's handshake, or answers it otherwise; whether it was started.
     fn start_handshake(&mut self, now: Instant, incoming: Incoming) -> bool {
         self.make_room();
-        match self.gate.judge(now, self.outbox.handshaking, &incoming) {
+        let (handshaking, networks) = (self.outbox.handshaking, &mut self.outbox.networks);
+        let network = networks.of(incoming.remote_address().ip());
+        match self.gate.judge(now, handshaking, &incoming, (networks, network)) {
             Pass::Accept => {}
+            Pass::OverShare => {
+                self.outbox.stats.incoming_over_share += 1;
+                self.endpoint.ignore(incoming);
+                return false;
+            }
             Pass::Retry => {
                 self.outbox.stats.incoming_retried += 1;
                 match self.endpoint.retry(incoming, self.batch.slot()) {
@@ -357,7 +365,7 @@ impl Engine {
         self.outbox.stats.handshakes += 1;
         match self.endpoint.accept(incoming, now, self.batch.slot(), None) {
             Ok((handle, quic)) => {
-                let conn = self.insert(handle, quic);
+                let conn = self.insert(handle, quic, Some(network));
                 let due = now + HANDSHAKE_DEADLINE;
                 if let Some(entry) = self.entry_mut(conn.0) {
                     entry.due = Some(due);
@@ -366,6 +374,7 @@ impl Engine {
                 self.digest(now, conn.0, 0);
             }
             Err(AcceptError { response, .. }) => {
+                self.outbox.networks.ended(network);
                 self.outbox.stats.handshakes_failed += 1;
                 if let Some(transmit) = response {
                     self.commit(&transmit);
@@ -375,12 +384,17 @@ impl Engine {
         true
     }
 
-    fn insert(&mut self, handle: ConnectionHandle, quic: Connection) -> ConnId {
+    fn insert(
+        &mut self,
+        handle: ConnectionHandle,
+        quic: Connection,
+        network: Option<Network>,
+    ) -> ConnId {
         let index = index(handle);
         if handle.0 >= self.entries.len() {
             self.entries.resize_with(handle.0 + 1, || None);
         }
-        let entry = Entry::new(quic, &mut self.outbox);
+        let entry = Entry::new(quic, network, &mut self.outbox);
         self.entries[handle.0] = Some(Box::new(entry));
         self.held += 1;
         self.mark(index);

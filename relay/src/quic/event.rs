@@ -271,6 +271,8 @@ pub struct DriverStats {
     pub incoming_over_rate: u64,
     /// First packets ignored because as many handshakes were under way as may be.
     pub incoming_over_flight: u64,
+    /// First packets ignored because their network had its part of a gate that was pressed.
+    pub incoming_over_share: u64,
     /// Drivers that answer first packets with a Retry at present: 1 or 0, or their sum.
     pub retry_on: u64,
     /// Times that Retry went on.
@@ -312,6 +314,7 @@ impl std::ops::AddAssign for DriverStats {
         self.incoming_full += other.incoming_full;
         self.incoming_over_rate += other.incoming_over_rate;
         self.incoming_over_flight += other.incoming_over_flight;
+        self.incoming_over_share += other.incoming_over_share;
         self.retry_on += other.retry_on;
         self.retry_switched += other.retry_switched;
         self.incoming_retried += other.incoming_retried;

@@ -20,6 +20,7 @@ mod driver;
 mod engine;
 mod event;
 mod gate;
+mod networks;
 pub mod sys;
 mod timers;
 pub mod webtransport;

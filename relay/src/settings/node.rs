@@ -124,6 +124,8 @@ pub struct LimitSettings {
     pub tickets_per_s: u32,
     /// Handshakes in flight.
     pub handshakes: u32,
+    /// The part of its handshakes that one network has while they are short (percent).
+    pub network_percent: u32,
 }
 
 impl NodeSettings {
@@ -259,7 +261,8 @@ impl NodeSettings {
         }
         let per_s = limits.joins_per_s.saturating_add(limits.returns_per_s);
         let per_s = per_s.saturating_add(limits.tickets_per_s);
-        GateSettings { per_s, in_flight, retry_above }
+        let network_percent = limits.network_percent;
+        GateSettings { per_s, in_flight, retry_above, network_percent }
     }
 
     /// Newcomers that it tells the origin it takes in a second; none where joins are not shaped.
@@ -373,6 +376,8 @@ fn validate_limits(
         tickets_per_s: rate(config.tickets_per_s, 1_000, "limits.tickets_per_s")?,
         handshakes: within(config.handshakes.unwrap_or(1_024), 1, handshakes)
             .map_err(at("limits.handshakes"))?,
+        network_percent: within(config.network_percent.unwrap_or(25), 1, 100)
+            .map_err(at("limits.network_percent"))?,
     })
 }
 
