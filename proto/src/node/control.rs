@@ -88,6 +88,13 @@ macro_rules! both {
 }
 
 impl NodeControl {
+    /// The machine's clock has been set: what it says at [`Time::ZERO`] now (microseconds since the Unix
+    /// epoch). Tokens, tickets and bans follow it; the origin's clock in ticks goes on as it was, for
+    /// delays are measured by it.
+    pub fn handle_clock(&mut self, unix_us_at_zero: u64) {
+        both!(self, control => control.handle_clock(unix_us_at_zero));
+    }
+
     /// An uplink is connected; control says hello on it.
     pub fn handle_link_up(&mut self, now: Time, link: LinkId) {
         if let Self::Relay(relay) = self {

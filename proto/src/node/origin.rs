@@ -232,6 +232,12 @@ impl OriginControl {
         }
     }
 
+    /// See [`super::NodeControl::handle_clock`].
+    pub(super) fn handle_clock(&mut self, unix_us_at_zero: u64) {
+        self.settings.unix_us_at_zero = unix_us_at_zero;
+        self.entrance.set_clock(unix_us_at_zero);
+    }
+
     /// The node is to drain, and ends `within` this time: it takes no newcomers and asks its
     /// listeners to move.
     pub fn handle_drain(&mut self, _now: Time, within: Duration) {

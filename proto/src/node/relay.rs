@@ -151,6 +151,12 @@ impl RelayControl {
         self.settings.info.certificate_hashes = hashes;
     }
 
+    /// See [`super::NodeControl::handle_clock`].
+    pub(super) fn handle_clock(&mut self, unix_us_at_zero: u64) {
+        let former = std::mem::replace(&mut self.settings.unix_us_at_zero, unix_us_at_zero);
+        self.clock.set(former, unix_us_at_zero);
+    }
+
     /// A message from a shard.
     pub fn handle_message(&mut self, now: Time, message: ToControl) {
         match message {

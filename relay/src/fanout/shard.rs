@@ -163,6 +163,9 @@ impl Shard {
         self.send_kept();
         self.ticks(Instant::now());
         let now = Instant::now();
+        if let Some(unix_us_at_zero) = self.clock.set(now) {
+            self.node.handle_clock(unix_us_at_zero);
+        }
         self.timers(now);
         self.sample_paths(now);
         for message in self.ports.messages.try_iter().take(limits::SHARD_MESSAGES_PER_TURN) {

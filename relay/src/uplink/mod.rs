@@ -200,6 +200,10 @@ impl Control {
     fn turn(&mut self) -> std::io::Result<()> {
         let now = Instant::now();
         let time = self.clock.time(now);
+        if let Some(unix_us_at_zero) = self.clock.set(now) {
+            tracing::warn!("the machine's clock has been set");
+            self.node.handle_clock(unix_us_at_zero);
+        }
         #[cfg(feature = "fault-injection")]
         self.node.park(self.park.load(Ordering::Relaxed));
         if let Some(&within) = self.drain.get().filter(|_| !self.draining) {

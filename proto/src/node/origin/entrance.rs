@@ -92,6 +92,10 @@ impl Entrance {
         self.turned = now;
     }
 
+    pub(super) fn set_clock(&mut self, unix_us_at_zero: u64) {
+        self.door.set_clock(unix_us_at_zero, true);
+    }
+
     pub(super) fn told(&mut self, now: Time, admission: &Admission) {
         self.door.told(now, admission.clone(), 0);
     }

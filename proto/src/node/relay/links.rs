@@ -1,6 +1,7 @@
 //! A relay's uplinks: one to the origin, one to each parent.
 
 use super::RelayControl;
+use crate::admission::clock_step_ms;
 use crate::node::control::{ControlEffect, LinkId};
 use crate::node::messages::ToShard;
 use crate::receive::FeedIx;
@@ -354,6 +355,12 @@ impl OriginClock {
     /// How far this node's clock is ahead of the origin's (milliseconds), as far as that is known.
     pub(super) fn ahead(&self) -> i64 {
         self.least.into_iter().flatten().min().unwrap_or(0)
+    }
+
+    /// This node's own clock has been set: the origin's has not.
+    pub(super) fn set(&mut self, former_us: u64, us: u64) {
+        let by = clock_step_ms(former_us, us);
+        self.least = self.least.map(|least| least.map(|ahead| ahead.saturating_add(by)));
     }
 
     fn sample(&mut self, now: Time, own_ms: u64, origin_ms: u64) -> i64 {

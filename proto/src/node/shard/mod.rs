@@ -426,6 +426,13 @@ impl NodeShard {
         }
     }
 
+    /// See [`super::NodeControl::handle_clock`]. Those who are inside stay for as long as their tokens were
+    /// good by the clock as it was when they came.
+    pub fn handle_clock(&mut self, unix_us_at_zero: u64) {
+        self.settings.unix_us_at_zero = unix_us_at_zero;
+        self.door.set_clock(unix_us_at_zero, self.settings.signer.is_some());
+    }
+
     /// A message from control.
     pub fn handle_message(&mut self, now: Time, message: ToShard) {
         match message {
