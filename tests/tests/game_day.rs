@@ -30,9 +30,9 @@ fn an_evening_begins_on_time_and_everybody_outlives_a_relay() {
     let figure = |name: &str| report[name].as_f64().unwrap_or(f64::NAN);
     assert!(figure("arrivals") > 60.0 && figure("admitted") > 40.0, "{report:#}");
     assert!(figure("killed_listeners") > 0.0, "{report:#}");
-    // Now and then some of those inside never have a few ticks around the death: why is not known
-    // (docs/decisions/0017). The verdict fails on a single one; here it is that nobody goes deaf.
-    assert!(figure("inside_ticks_lost") <= 200.0, "{report:#}");
+    // What a socket of this machine had no room for, while other tests ran, is no loss of the tree's.
+    let dropped = figure("kernel_drops_crowd") + figure("kernel_drops_tree");
+    assert!(figure("inside_ticks_lost") == 0.0 || dropped > 0.0, "{report:#}");
     assert_eq!(figure("returned_percent"), 100.0, "{report:#}");
     assert_eq!((figure("never_answered"), figure("refused")), (0.0, 0.0), "{report:#}");
     assert!(figure("late_start_s") < 10.0, "{report:#}");
