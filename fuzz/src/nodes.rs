@@ -513,7 +513,7 @@ fn to_control(a: u8, b: u8) -> ToControl {
         7 => ToControl::RelayJoin { session, info: relay_info(b) },
         8 => ToControl::RelayLoad { session, load: load(a, b) },
         9 => ToControl::RelayLeave { session },
-        10 => ToControl::Redeem { session, ticket: u64::from(b), admits: b % 2 == 0 },
+        10 => ToControl::Redeem { session, ticket: u64::from(b), admits: b.is_multiple_of(2) },
         _ => {
             let arrivals = vec![(1_700_000_000 + u64::from(a), u64::from(b))];
             let door = DoorTotals { free: u32::from(b), arrivals };

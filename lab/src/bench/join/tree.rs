@@ -15,9 +15,10 @@ use crate::storm::{Curve, Figures, Storm, Visit};
 
 const OPEN: Budgets =
     Budgets { joins_per_s: 2_000, returns_per_s: 2_000, tickets_per_s: 2_000, admission: true };
-/// Places of the relay that everybody comes to, and of its siblings.
+/// Places of the relay that everybody comes to, and of its siblings: a quarter is kept for those who
+/// return, and what is left is shared out among the three who name each.
 const FULL: u32 = 100;
-const SIBLINGS: [u32; 3] = [300, 300, 600];
+const SIBLINGS: [u32; 3] = [600; 3];
 /// How many come beyond what it takes: in a burst, which no report is in time for, and then steadily.
 const BURST: usize = 300;
 const STEADY: (f64, Duration) = (60.0, Duration::from_secs(5));
