@@ -114,15 +114,13 @@ fn lossless(seed: u64, kind: Option<FaultKind>) -> Outcome {
     outcome
 }
 
-/// One fault costs nobody a tick that the same world has without it: the first on a relay may lack
-/// some of what came while it brought the room up.
+/// One fault costs nobody a tick, nor does coming first to a relay that has yet to bring the room up.
 fn one_fault(seed: u64, kind: FaultKind) -> Outcome {
     let outcome = lossless(seed, Some(kind));
     let without = lossless(seed, None);
     assert_eq!((outcome.fired, without.fired), (1, 0), "{kind:?}");
     let (lost, before) = (outcome.tally.lost, without.tally.lost);
-    assert_eq!(lost, before, "{kind:?} with seed {seed}: {:?}", outcome.rehomed);
-    assert!(before < 20, "{before}");
+    assert_eq!((lost, before), (0, 0), "{kind:?} with seed {seed}: {:?}", outcome.rehomed);
     outcome
 }
 

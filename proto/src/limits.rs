@@ -349,7 +349,8 @@ pub const REHOME_SPREAD: Duration = Duration::from_millis(40);
 pub const REHOME_NEXT: Duration = Duration::from_millis(250);
 /// An attempt without a welcome for this long is given up.
 pub const REHOME_ATTEMPT: Duration = Duration::from_secs(5);
-/// Datagrams that a listener keeps of a session whose welcome has not come yet: a replay of
+/// Datagrams that a listener keeps of a session whose welcome has not come yet, and a relay of a parent
+/// whose answer to a subscription has not: a replay of
 /// [`REPLAY_TICKS`] of a `voice` room in packets that overtook it, and the live ticks of a round trip.
 pub const EARLY_DATAGRAMS: usize = 24;
 /// Attempts under way at once.

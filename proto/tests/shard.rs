@@ -539,6 +539,28 @@ fn ticks_that_overtake_the_word_of_their_room_are_kept_for_those_who_wait_for_it
 }
 
 #[test]
+fn a_newcomer_is_brought_nothing_that_lies_before_a_hole_which_nobody_fills() {
+    let mut bench = Bench::new();
+    bench.open(0, listener());
+    let newest = 100;
+    // 300 ms before the newest are what those inside are brought, whatever comes late.
+    for number in [newest - 17, newest - 16] {
+        assert!(bench.hand_over(number).is_none());
+    }
+    bench
+        .shard
+        .handle_message(bench.now, ToShard::RoomUp(Subscribed { newest, ..room(1, "hall") }));
+    let replayed: Vec<u32> = bench.effects().iter().flat_map(numbers).collect();
+    assert!(replayed.is_empty(), "their successors may never come: {replayed:?}");
+    assert_eq!(
+        bench.repair(0, newest - 17, 0b11),
+        [newest - 17, newest - 16],
+        "who asks gets them"
+    );
+    assert_eq!(bench.tick(newest + 1).len(), 1);
+}
+
+#[test]
 fn a_control_stream_that_ends_is_a_goodbye() {
     let mut bench = Bench::with_room();
     bench.open(0, listener());

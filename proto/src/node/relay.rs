@@ -468,6 +468,32 @@ mod tests {
         assert_eq!(requests(&mut relay), [LinkId(1)], "the only feed has passed tick 2");
     }
 
+    #[test]
+    fn a_replay_that_overtakes_the_answer_to_a_subscription_is_not_lost() {
+        let now = Time::from_millis(1_000);
+        let mut relay = placed(now);
+        let tick = |room: u32, number| {
+            let record = record_bytes(number, 0, 20, TickFlags::default(), &[0]);
+            ticks_bytes(Framing::Quic, room, 1, true, 0, &[record])
+        };
+        relay.handle_link_datagram(now, LinkId(0), tick(7, 1));
+        assert_eq!(relay.stats().drop_foreign_tick, 1, "nobody has asked for a room");
+        relay.handle_message(now, ToControl::WantRoom { room: "hall".into(), by: Asker::Token });
+        for (room, number) in [(7, 2), (9, 3), (7, 4)] {
+            relay.handle_link_datagram(now, LinkId(0), tick(room, number));
+        }
+        assert!(relay.poll_tick().is_none(), "its room is not known yet");
+        say(&mut relay, now, 0, &ServerMessage::Subscribed(hall()));
+        let passed: Vec<u32> =
+            std::iter::from_fn(|| relay.poll_tick()).map(|tick| tick.key.number).collect();
+        assert_eq!(passed, [2, 4]);
+        assert_eq!(relay.stats().drop_foreign_tick, 2, "no room is waited for any more");
+        for number in 0..=limits::EARLY_DATAGRAMS as u32 {
+            relay.handle_link_datagram(now, LinkId(0), tick(9, 1 + number));
+        }
+        assert_eq!(relay.stats().drop_foreign_tick, 3 + limits::EARLY_DATAGRAMS as u64);
+    }
+
     /// A relay on level 1 whose origin has said welcome.
     fn placed(now: Time) -> RelayControl {
         placed_with(now, settings())

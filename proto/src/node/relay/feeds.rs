@@ -79,14 +79,12 @@ impl RelayControl {
     /// A datagram from an uplink.
     pub fn handle_link_datagram(&mut self, now: Time, link: LinkId, bytes: Bytes) {
         let Some(feed) = self.links.get(&link).map(|entry| entry.feed) else { return };
-        match Datagram::parse(bytes) {
+        match Datagram::parse(bytes.clone()) {
             Ok(Datagram::Ticks { room, epoch, replay, pending, records }) => {
                 let clock = self.settings.unix_us_at_zero;
-                let Some(name) = self.names.get(&room) else {
-                    self.stats.drop_foreign_tick += records.len() as u64;
-                    return;
+                let Some(name) = self.names.get(&room).cloned() else {
+                    return self.keep_early(link, bytes, records.len());
                 };
-                let name = name.clone();
                 let Some(up) = self.rooms.get_mut(&name).and_then(|room| room.up.as_mut()) else {
                     return;
                 };
@@ -136,6 +134,18 @@ impl RelayControl {
             }
             Ok(Datagram::Beacon(beacon)) => self.feed_beacon(now, feed, &beacon),
             Ok(_) | Err(_) => self.stats.drop_bad_datagram += 1,
+        }
+    }
+
+    /// A parent's answer goes another way than the replay behind it, and may be sent again: what
+    /// overtakes it waits for it.
+    fn keep_early(&mut self, link: LinkId, bytes: Bytes, ticks: usize) {
+        let waits = self.rooms.values().any(|room| room.up.is_none());
+        match self.links.get_mut(&link) {
+            Some(entry) if waits && entry.early.len() < limits::EARLY_DATAGRAMS => {
+                entry.early.push(bytes);
+            }
+            _ => self.stats.drop_foreign_tick += ticks as u64,
         }
     }
 
@@ -336,6 +346,10 @@ impl RelayControl {
             }
         }
         self.tell_news(now, &name);
+        let early = self.links.get_mut(&link).map(|entry| std::mem::take(&mut entry.early));
+        for bytes in early.unwrap_or_default() {
+            self.handle_link_datagram(now, link, bytes);
+        }
     }
 
     /// Tells the shards what has changed of a room, if the last change was long enough ago.

@@ -1,5 +1,7 @@
 //! A relay's uplinks: one to the origin, one to each parent.
 
+use bytes::Bytes;
+
 use super::RelayControl;
 use crate::admission::clock_step_ms;
 use crate::node::control::{ControlEffect, LinkId};
@@ -41,6 +43,8 @@ pub(super) struct Link {
     pub(super) probed: bool,
     /// The index of this link's feed in every window.
     pub(super) feed: FeedIx,
+    /// Datagrams of rooms that have been asked for, which overtook the answer.
+    pub(super) early: Vec<Bytes>,
     decoder: ControlDecoder,
 }
 
@@ -313,7 +317,8 @@ impl RelayControl {
         self.next_link += 1;
         let effect = ControlEffect::Connect { link, address: address.clone() };
         let decoder = ControlDecoder::default();
-        self.links.insert(link, Link { to, address, up: false, probed: false, feed, decoder });
+        let (up, probed, early) = (false, false, Vec::new());
+        self.links.insert(link, Link { to, address, up, probed, feed, early, decoder });
         self.stats.uplinks_opened += 1;
         self.effects.push_back(effect);
         Some(link)

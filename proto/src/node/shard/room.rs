@@ -33,7 +33,7 @@ pub(super) struct ShardRoom {
     pub(super) announced: u32,
     /// The oldest tick that a replay brings to those inside: fixed when the room came up, so that
     /// what they get has no hole.
-    since: u32,
+    pub(super) since: u32,
     pub(super) state: Option<RoomState>,
     /// The same as a message: written once, for a room may have thousands of listeners here.
     pub(super) document: Option<Bytes>,
@@ -137,8 +137,8 @@ impl NodeShard {
         self.early.push_back(tick.clone());
     }
 
-    /// Puts into a room's ring what overtook the word of it. What is older than anyone's playout
-    /// is of a former life of the room.
+    /// Puts into a room's ring what overtook the word of it: what is too old for anyone's playout is
+    /// kept for those who ask, and what is older than the ring is of a former life of the room.
     fn take_early(&mut self, at: usize) {
         let Some(room) = self.rooms[at].as_mut() else {
             return;
@@ -149,10 +149,11 @@ impl NodeShard {
             .partition::<VecDeque<Tick>, _>(|tick| (tick.key.room, tick.key.epoch) == here);
         self.early = others;
         for tick in early {
-            if tick.key.number < room.since {
+            if tick.key.number.saturating_add(limits::RING_TICKS as u32) <= room.info.newest {
                 self.stats.drop_foreign_tick += 1;
                 continue;
             }
+            self.stats.replays_kept += u64::from(tick.key.number < room.since);
             self.stats.ticks += 1;
             room.ring.insert(tick.key.number, tick.record);
             room.announced = room.announced.max(tick.key.number);

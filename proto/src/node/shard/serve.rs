@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Fanout, Kind, NodeShard, ShardEffect, Standing};
 use crate::fanout::SessionIx;
 use crate::node::messages::ToControl;
-use crate::wire::{Framing, RepairRequest, SpeechFrame, ticks_bytes};
+use crate::wire::{Framing, RepairRequest, Role, SpeechFrame, ticks_bytes};
 use crate::{Time, limits};
 
 impl NodeShard {
@@ -21,9 +21,11 @@ impl NodeShard {
         playout: Duration,
         last: Option<(u32, u32)>,
     ) {
-        let Some(framing) = self.session_mut(ix).map(|session| session.framing) else {
+        let found = self.session_mut(ix).map(|session| (session.framing, session.role));
+        let Some((framing, role)) = found else {
             return;
         };
+        let newcomer = role != Role::Relay && last.is_none();
         let Some(room) = self.rooms[at].as_ref() else {
             return;
         };
@@ -39,6 +41,9 @@ impl NodeShard {
             _ => newest.saturating_sub(ticks.saturating_sub(1)),
         };
         let from = from.max(newest.saturating_sub(limits::REPLAY_TICKS - 1)).max(1);
+        // While a room comes up, the ring may have holes before this; a newcomer would wait for what
+        // fills them, and it goes to nobody.
+        let from = if newcomer { from.max(room.since) } else { from };
         let records: Vec<Bytes> =
             (from..=newest).filter_map(|number| room.ring.record(number).cloned()).collect();
         let (id, epoch) = (room.info.id, room.info.epoch);
