@@ -114,6 +114,7 @@ impl World {
             ear.datagram(self.now, home, spread.bytes.clone(), &self.model.truth, &mut heard);
             self.judge(listener, conn, heard, 1);
             self.act(listener);
+            self.settle_in(listener);
         }
     }
 

@@ -120,8 +120,7 @@ impl World {
         }
     }
 
-    /// Does what a listener's machine asks for, sets its timer, and folds it into its cohort if it
-    /// hears the same.
+    /// Does what a listener's machine asks for, and sets its timer.
     pub(super) fn act(&mut self, listener: u32) {
         while let Some(action) = self.crowd.ear(listener).and_then(|ear| ear.listen.poll_action()) {
             self.action(listener, action);
@@ -135,6 +134,12 @@ impl World {
             ear.armed = Some(due);
             self.events.push(due.max(now), Event::ListenerTimer(listener));
         }
+    }
+
+    /// Takes a listener that has heard what all of its class were sent into its cohort, if it hears the
+    /// same. At no other moment: when its timers come, they come for a listener alone.
+    pub(super) fn settle_in(&mut self, listener: u32) {
+        let now = self.now;
         let entry = &self.crowd.listeners[listener as usize];
         let Person::Alone(ear) = &entry.person else { return };
         if entry.joined
