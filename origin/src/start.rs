@@ -265,7 +265,7 @@ pub fn room_setup(room: &RoomSettings) -> Result<RoomSetup, Error> {
 }
 
 /// What a room is like that comes into being with the first one to join it.
-fn first_use() -> RoomSetup {
+pub(crate) fn first_use() -> RoomSetup {
     RoomSetup {
         name: String::new(),
         title: String::new(),

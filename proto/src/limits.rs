@@ -595,6 +595,9 @@ pub const HTTP_REQUEST_TIME: Duration = Duration::from_secs(15);
 pub const HTTP_CONNECTION_TIME: Duration = Duration::from_secs(6 * 3_600);
 /// Requests that change something, from one address in a second and in a burst of the same size.
 pub const HTTP_WRITES_PER_S: u32 = 50;
+/// Calls that only read, for each of those that an address may make in the same time: pages behind one
+/// address look at their room every 10 s, so this is enough for 5,000 of them.
+pub const HTTP_READS_PER_WRITE: u32 = 10;
 /// Addresses are told apart by this many counters, each 24 bytes; two that share one share its
 /// budget.
 pub const HTTP_ADDRESSES: usize = 16 * 1024;
@@ -602,6 +605,8 @@ pub const HTTP_ADDRESSES: usize = 16 * 1024;
 pub const STORE_QUEUE: usize = 1_024;
 /// Changes in one transaction of the store.
 pub const STORE_BATCH: usize = 64;
+/// What the tree found out by itself and could not be kept is tried again after this long.
+pub const STORE_AGAIN: Duration = Duration::from_secs(5);
 /// Answers to calls with an idempotency key that are kept: about 2 KB each.
 pub const IDEMPOTENT: usize = 1_024;
 /// Those who follow rooms by server-sent events at once.
@@ -634,6 +639,9 @@ pub const JOIN_TOKEN_S: u64 = 4 * 3_600;
 pub const MINT_TOKEN_S: u64 = 4 * 3_600;
 /// See [`MINT_TOKEN_S`].
 pub const MINT_TOKEN_MOST_S: u64 = 30 * 24 * 3_600;
+/// How long a removal is kept, and what a room that has ended took no longer (seconds): longer than any
+/// token that an operator mints for people should live.
+pub const REVOKED_KEPT_S: u64 = 400 * 24 * 3_600;
 
 // --- WebTransport ----------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ use super::auth::Caller;
 use super::json::{Body, Json, RoomName};
 use super::rooms::RoomDocument;
 use super::{Api, Problem};
-use crate::store::Change;
+use crate::store::{Change, StoreError};
 
 /// What to change of a room; what is absent stays.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -217,14 +217,26 @@ pub(super) async fn end(
     Ok(Json(Done { done: true }))
 }
 
+/// Ends a room. One whose end could not be written down is gone all the same, and would be there again
+/// after a restart: who calls again has that written down.
 async fn end_room(api: &Api, room: String) -> Result<(), Problem> {
     let name = room.clone();
-    let epoch = api.parts().commands.ask(move |origin, _| {
-        origin.end_room(&name)?;
-        Ok::<_, RoomError>(origin.epoch())
+    let ended = api.parts().commands.ask(move |origin, _| {
+        let ended = origin.end_room(&name);
+        (ended, origin.epoch())
     });
-    let epoch = epoch.await??;
-    api.keep(Change::Ended { room, epoch }).await
+    let (ended, epoch) = ended.await?;
+    match ended {
+        Ok(()) => {
+            let mut unkept = api.0.unkept_ends();
+            unkept.len() < limits::ROOMS && unkept.insert(room.clone())
+        }
+        Err(RoomError::NoRoom(_)) if api.0.unkept_ends().contains(&room) => true,
+        Err(error) => return Err(error.into()),
+    };
+    api.keep(Change::Ended { room: room.clone(), epoch }).await?;
+    api.0.unkept_ends().remove(&room);
+    Ok(())
 }
 
 /// Decide about somebody, or about the room
@@ -392,9 +404,16 @@ impl Order {
     }
 }
 
-impl From<crate::store::StoreError> for Problem {
-    fn from(error: crate::store::StoreError) -> Self {
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store", error.to_string()).retry_after(5)
+        let detail = match error {
+            StoreError::Busy | StoreError::None => error.to_string(),
+            // What SQLite says, and of which file, is the operator's.
+            StoreError::File { .. } | StoreError::Version { .. } => {
+                "the origin cannot write this down; its log says why".to_owned()
+            }
+        };
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store", detail).retry_after(5)
     }
 }

@@ -16,13 +16,13 @@ use stentor_relay::{metrics, web};
 
 use super::{Api, Problem};
 
-/// Budgets of those who change something, by address, in constant space.
-pub(super) struct Writers {
+/// Budgets of those who call, by address, in constant space.
+pub(super) struct Callers {
     hasher: RandomState,
     budgets: Mutex<Vec<Budget>>,
 }
 
-impl Writers {
+impl Callers {
     pub(super) fn new(per_s: u32) -> Self {
         let budgets = vec![Budget::new(per_s, Time::ZERO); limits::HTTP_ADDRESSES];
         Self { hasher: RandomState::new(), budgets: Mutex::new(budgets) }
@@ -63,9 +63,12 @@ pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) 
 async fn guarded(api: &Api, request: Request, next: Next) -> Response<Body> {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
     let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if !reads && let Some(peer) = peer {
+    // Files of the page cost nothing but their bytes; a call may go to the control thread.
+    let call = request.uri().path().starts_with("/v1");
+    if call && let Some(peer) = peer {
         let now = api.parts().clock.time(Instant::now());
-        if !api.0.writers.spend(peer, now) {
+        let budgets = if reads { &api.0.readers } else { &api.0.writers };
+        if !budgets.spend(peer, now) {
             metrics::HTTP_REFUSED.counter(&["address"]).increment(1);
             let detail = "too many requests from this address; slow down";
             let status = StatusCode::TOO_MANY_REQUESTS;
@@ -110,10 +113,10 @@ mod tests {
 
     #[test]
     fn an_address_has_its_budget_and_a_network_shares_one() {
-        let writers = Writers::new(5);
+        let callers = Callers::new(5);
         let spent = |address: &str, now| {
             let address = address.parse().unwrap();
-            (0..20).filter(|_| writers.spend(address, now)).count()
+            (0..20).filter(|_| callers.spend(address, now)).count()
         };
         assert_eq!(spent("192.0.2.1", Time::ZERO), 5);
         assert_eq!(spent("::ffff:192.0.2.1", Time::ZERO), 0, "mapped, and the same");

@@ -22,13 +22,16 @@ mod rooms;
 mod serve;
 mod stats;
 #[cfg(test)]
+mod store_tests;
+#[cfg(test)]
 mod tests;
 mod tokens;
 mod webhooks;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -48,14 +51,14 @@ use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, broadcast, watch};
 
-use self::middleware::Writers;
+use self::middleware::Callers;
 pub use self::problem::Problem;
 use self::replay::Replays;
 use self::serve::Listener;
 use self::webhooks::Dispatch;
 pub use self::webhooks::Outside;
 use crate::mint::{self, Request as Mint};
-use crate::store::{Change, Store};
+use crate::store::{Change, Store, StoreError};
 
 /// What the API of one origin is made of.
 pub struct Parts {
@@ -91,26 +94,39 @@ pub struct Api(Arc<Shared>);
 
 struct Shared {
     parts: Parts,
-    writers: Writers,
+    writers: Callers,
+    readers: Callers,
     followers: Arc<Semaphore>,
     made: Replays<rooms::MadeRoom>,
     hooks: Dispatch,
     listed: tokio::sync::Mutex<Option<(Instant, Arc<Vec<RoomInfo>>)>>,
+    /// Rooms that have ended, but not yet on the disk. One for each that could not be kept: as many as
+    /// hosts have ended since the disk failed.
+    unkept_ends: Mutex<BTreeSet<String>>,
+}
+
+impl Shared {
+    fn unkept_ends(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.unkept_ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Api {
     /// An API of these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let writers = Writers::new(parts.writes_per_s);
+        let writers = Callers::new(parts.writes_per_s);
+        let readers = Callers::new(parts.writes_per_s.saturating_mul(limits::HTTP_READS_PER_WRITE));
         let followers = Arc::new(Semaphore::new(limits::FOLLOWERS));
         Self(Arc::new(Shared {
             parts,
             writers,
+            readers,
             followers,
             made: Replays::default(),
             hooks: Dispatch::default(),
             listed: tokio::sync::Mutex::default(),
+            unkept_ends: Mutex::default(),
         }))
     }
 
@@ -153,23 +169,65 @@ impl Api {
     /// addresses that a ban has come to. For ever.
     pub async fn follow_rooms(self) -> Infallible {
         let mut news = self.parts().news.subscribe();
+        // When to look for addresses that are not on the disk.
+        let mut look: Option<Instant> = None;
         loop {
-            match news.recv().await {
+            if look.is_some_and(|at| at <= Instant::now()) {
+                let kept = self.keep_addresses().await;
+                look = (!kept).then(|| Instant::now() + limits::STORE_AGAIN);
+            }
+            let next = match look {
+                None => news.recv().await,
+                Some(at) => match tokio::time::timeout_at(at.into(), news.recv()).await {
+                    Ok(next) => next,
+                    Err(_) => continue,
+                },
+            };
+            let kept = match next {
                 Ok(news) => {
                     self.tell_hooks(&news);
-                    if let NewsKind::AddressBanned(address) = news.what {
-                        let (room, at) = (news.room.clone(), auth::unix_s());
-                        let entry = RevokedEntry::ban_address(address);
-                        let kept = self.keep(Change::Revoked { room, entry, at }).await;
-                        if kept.is_err() {
-                            tracing::error!(room = news.room, "an address's ban is not kept");
+                    match news.what {
+                        NewsKind::AddressBanned(address) => {
+                            let entry = RevokedEntry::ban_address(address);
+                            self.keep_address(news.room.clone(), entry).await
                         }
+                        _ => true,
                     }
                 }
                 Err(RecvError::Lagged(missed)) => {
                     tracing::warn!(missed, "what happened in rooms came faster than the store");
+                    false
                 }
                 Err(RecvError::Closed) => std::future::pending().await,
+            };
+            if !kept {
+                look.get_or_insert_with(|| Instant::now() + limits::STORE_AGAIN);
+            }
+        }
+    }
+
+    /// Keeps every address that a room takes no longer; whether all of them are on the disk. One that is
+    /// there already stays as it is.
+    async fn keep_addresses(&self) -> bool {
+        let asked = self.parts().commands.ask(|origin, _| origin.banned_addresses().collect());
+        let Ok(all) = asked.await else { return false };
+        let all: Vec<(String, RevokedEntry)> = all;
+        for (room, entry) in all {
+            if !self.keep_address(room, entry).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Keeps one; an origin without a store keeps none, and has nothing to try again.
+    async fn keep_address(&self, room: String, entry: RevokedEntry) -> bool {
+        let change = Change::Revoked { room: room.clone(), entry, at: auth::unix_s() };
+        match self.parts().store.keep(change).await {
+            Ok(()) | Err(StoreError::None) => true,
+            Err(error) => {
+                tracing::error!(room, %error, "an address's ban is not kept; it is tried again");
+                false
             }
         }
     }

@@ -216,7 +216,9 @@ pub(super) async fn create(
     Body(new): Body<NewRoom>,
 ) -> Result<Response, Problem> {
     let claims = caller.claims()?;
-    let under_way = match api.0.made.turn(&claims.jti, &headers)? {
+    // Whose call it is: another service's tokens may have the same names of their own.
+    let caller_key = [&claims.jti, &claims.sub, &claims.room].map(String::as_str).join("\n");
+    let under_way = match api.0.made.turn(&caller_key, &headers, &format!("{new:?}"))? {
         Turn::First(under_way) => under_way,
         Turn::Again(made) => return Ok((StatusCode::CREATED, Json(made)).into_response()),
     };
@@ -229,13 +231,22 @@ pub(super) async fn create(
     let host_token = api.mint_fresh(&room, Role::Host, &claims.sub, name, seconds).await?;
     let stored = Box::new(StoredRoom { settings, card: card.clone() });
     let commands = &api.parts().commands;
-    commands.ask(move |origin, now| origin.create_room(now, &setup, card)).await??;
+    let made = commands.ask(move |origin, now| {
+        let former = origin.room_info(&setup.name).ok();
+        origin.create_room(now, &setup, card).map(|_| former)
+    });
+    let former = made.await??;
     if let Err(problem) = api.keep(Change::Made(stored)).await {
-        // A room that would be gone after a restart is none.
+        // A room that would be gone after a restart is none; people may be in one that was there before.
         let name = room.clone();
-        commands.ask(move |origin, _| origin.end_room(&name)).await??;
+        let undone = commands.ask(move |origin, _| match former {
+            Some(former) => origin.give_back_room(former),
+            None => origin.end_room(&name),
+        });
+        undone.await??;
         return Err(problem);
     }
+    api.0.unkept_ends().remove(&room);
     let page = room_path(&room);
     let host_page = format!("{page}#token={host_token}");
     let made = MadeRoom { room, links: Links { page, host_page }, host_token };

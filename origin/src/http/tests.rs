@@ -148,7 +148,7 @@ fn control(clock: Clock, queue: Receiver<Command>, told: broadcast::Sender<Arc<N
     let settings = OriginSettings {
         name: "origin".to_owned(),
         rooms: Vec::new(),
-        first_use: None,
+        first_use: Some(crate::start::first_use()),
         planner: PlannerSettings::default(),
         epoch: 1,
         capacity: 100,
@@ -470,8 +470,8 @@ async fn a_disk_in_trouble_is_a_503_and_no_panic() {
 async fn a_replayed_call_makes_one_room() {
     let bench = Bench::new();
     let key = bench.api_key();
-    let make = async || {
-        let body = json!({"title": "Once"}).to_string();
+    let make = async |title: &str| {
+        let body = json!({"title": title}).to_string();
         let request = Request::post("/v1/rooms")
             .header(header::AUTHORIZATION, format!("Bearer {key}"))
             .header(header::CONTENT_TYPE, "application/json")
@@ -479,9 +479,10 @@ async fn a_replayed_call_makes_one_room() {
             .header("idempotency-key", "7");
         bench.send(request.body(Body::from(body)).unwrap()).await
     };
-    let (first, again) = (make().await, make().await);
+    let (first, again) = (make("Once").await, make("Once").await);
     assert_eq!((first.status, again.status), (201, 201));
     assert_eq!(first.body, again.body);
+    make("Twice").await.is(422, "idempotency_key_reused");
     let order = json!({"action": "lock"});
     let path = format!("/v1/rooms/{}/actions", first.body["room"].as_str().unwrap());
     for _ in 0..2 {

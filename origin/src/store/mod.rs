@@ -357,7 +357,7 @@ fn write(file: &mut Connection, path: &Path, changes: &Receiver<(Change, Answer)
 fn read(file: &mut Connection, now_unix_s: u64) -> rusqlite::Result<Kept> {
     // Taken-back tokens are past their end by then; bans stay for as long as their room, and after
     // it for as long as tokens may.
-    let ended = signed(now_unix_s.saturating_sub(limits::MINT_TOKEN_MOST_S));
+    let ended = signed(now_unix_s.saturating_sub(limits::REVOKED_KEPT_S));
     file.execute("DELETE FROM revoked WHERE (NOT ban AND at < ?1) OR ended < ?1", [ended])?;
     let sql = "SELECT name, title, topic, public, locked, starts_at, profile, audible FROM rooms";
     let mut rooms = file.prepare(sql)?;

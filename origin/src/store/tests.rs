@@ -61,7 +61,7 @@ async fn what_was_kept_is_there_again_and_in_a_copy() {
     for file in [&path, &copy] {
         assert_eq!(Store::open(file, 200).unwrap().1, expected, "{file:?}");
     }
-    let later = 100 + limits::MINT_TOKEN_MOST_S + 1;
+    let later = 100 + limits::REVOKED_KEPT_S + 1;
     let revoked = Store::open(&path, later).unwrap().1.revoked;
     assert_eq!(revoked.len(), 2, "tokens past their end are forgotten, bans are not");
 }
@@ -79,7 +79,7 @@ async fn a_room_that_has_ended_does_not_forget_whom_it_took_no_longer() {
     ] {
         store.keep(change).await.unwrap();
     }
-    let long_after = now + limits::MINT_TOKEN_MOST_S + 60;
+    let long_after = now + limits::REVOKED_KEPT_S + 60;
     assert_eq!(Store::open(&path, now).unwrap().1.revoked.len(), 1);
     // Made again: the ban is the room's once more, however long it lasts.
     store.keep(Change::Made(Box::new(room("a")))).await.unwrap();

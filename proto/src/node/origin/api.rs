@@ -100,6 +100,21 @@ impl OriginControl {
         self.describe_room(&setup.name, &setup.title, setup.public, card)
     }
 
+    /// Undoes [`Self::create_room`] where the room had been made on first use: it is as it was before,
+    /// and whoever is in it stays.
+    ///
+    /// # Errors
+    /// When there is no such room.
+    pub fn give_back_room(&mut self, former: RoomInfo) -> Result<(), RoomError> {
+        let RoomState { room, title, .. } = former.state;
+        self.describe_room(&room, &title, former.public, former.card)?;
+        let id = self.room_id(&room)?;
+        if let Some(entry) = self.rooms.get_mut(&id) {
+            entry.give_back();
+        }
+        Ok(())
+    }
+
     /// Gives a room another title, card, or rule for anonymous listeners.
     ///
     /// # Errors

@@ -318,6 +318,14 @@ impl OriginControl {
         })
     }
 
+    /// Addresses that rooms take no longer, each with its room.
+    pub fn banned_addresses(&self) -> impl Iterator<Item = (String, RevokedEntry)> {
+        self.rooms.values().flat_map(|entry| {
+            let banned = entry.people.revoked.entries().iter().filter(|e| e.address.is_some());
+            banned.map(|e| (entry.room.settings().name.clone(), e.clone()))
+        })
+    }
+
     /// The next thing that happened; at most [`limits::NEWS`] wait.
     pub fn poll_news(&mut self) -> Option<News> {
         self.news.pop_front()

@@ -169,6 +169,11 @@ impl OriginRoom {
         !std::mem::replace(&mut self.stays, true)
     }
 
+    /// It ends when nobody is in it, as before [`Self::keep`].
+    pub(super) fn give_back(&mut self) {
+        self.stays = false;
+    }
+
     fn is_unused(&self, now: Time) -> bool {
         let empty = self.busy.is_empty() && self.stage.is_empty();
         empty && !self.stays && now.since(self.left) >= limits::ROOM_UNUSED
