@@ -5,7 +5,7 @@
 //! Connections, header bytes and time are bounded all the same.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -143,7 +143,10 @@ pub async fn serve(
     state: Arc<AdminState>,
     metrics: PrometheusHandle,
 ) -> Infallible {
-    let router = router(state, metrics);
+    let mut router = router(state, metrics);
+    if listener.local_addr().is_ok_and(|address| address.ip().is_loopback()) {
+        router = router.layer(from_fn(by_a_local_name));
+    }
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         // The semaphore is never closed; a connection beyond the bound waits in the backlog.
@@ -221,6 +224,26 @@ async fn topology(State(state): State<Arc<AdminState>>) -> impl IntoResponse {
     (kind, state.topology.load().to_string())
 }
 
+/// A listener on this machine's own address is called by such a name. A web page whose name was made to
+/// lead here (DNS rebinding) would otherwise read what is shown, and could drain.
+async fn by_a_local_name(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    if host.is_none_or(is_local) {
+        return next.run(request).await;
+    }
+    (StatusCode::MISDIRECTED_REQUEST, "ask for localhost or its address\n").into_response()
+}
+
+/// `localhost`, `127.0.0.1`, `[::1]`, with or without a port.
+fn is_local(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
 async fn count(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = match response.status().as_u16() {
@@ -256,7 +279,7 @@ mod tests {
     }
 
     async fn get(address: SocketAddr, path: &str) -> String {
-        let close = "host: a\r\nconnection: close";
+        let close = "host: localhost:9433\r\nconnection: close";
         send(address, &format!("GET {path} HTTP/1.1\r\n{close}\r\n\r\n")).await
     }
 
@@ -293,6 +316,24 @@ mod tests {
         assert!(get(address, "/nothing").await.starts_with("HTTP/1.1 404"));
         let answer = get(address, "/metrics").await;
         assert!(answer.contains("stentor_admin_requests_total{status=\"4xx\"}"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_page_whose_name_leads_here_reads_nothing() {
+        let (address, _state) = start().await;
+        let ask = async |host: &str| {
+            let head =
+                format!("GET /topology HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+            send(address, &head).await
+        };
+        for host in ["localhost", "LOCALHOST:1", "127.0.0.1:9433", "127.8.8.8", "[::1]", "[::1]:1"]
+        {
+            assert!(ask(host).await.starts_with("HTTP/1.1 200"), "{host}");
+        }
+        for host in ["evil.example", "evil.example:9433", "localhost.evil.example", "192.0.2.1", ""]
+        {
+            assert!(ask(host).await.starts_with("HTTP/1.1 421"), "{host}");
+        }
     }
 
     #[tokio::test]
