@@ -147,10 +147,12 @@ export class Visitor {
             const { port1, port2 } = new MessageChannel();
             input.attach(port1);
             this.#order({ type: 'microphone', port: port2 }, [port2]);
-            this.#setMicrophone({ phase: live ? 'live' : 'open', devices: await microphones() });
+            this.#setMicrophone({ phase: live ? 'live' : 'open' });
             if (live) {
                 this.mute(this.model.microphone.muted);
             }
+            // Firefox names its devices only to a window that is in front: nobody waits for that.
+            microphones().then((devices) => this.#setMicrophone({ devices }), () => {});
         } catch (error) {
             this.#setMicrophone({ phase: 'closed', error: microphoneError(error) });
         }
