@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "what tests share may panic as tests do")]
 
 pub mod browser;
+pub mod firefox;
 pub mod peer;
 
 use std::io::Read as _;

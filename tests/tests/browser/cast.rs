@@ -4,12 +4,14 @@ use std::f32::consts::TAU;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fantoccini::wd::{WebDriverCompatibleCommand, WindowHandle};
-use fantoccini::{Client, Locator};
+use fantoccini::Client;
 use serde_json::{Value, json};
-use stentor_client::audio::{BLOCK, Format, Sink};
-use stentor_tests::browser::{Browser, artefact};
+use stentor_client::audio::{BLOCK, Format, Sink, Source};
+use stentor_tests::browser::Browser;
+use stentor_tests::firefox::Firefox;
 use stentor_tests::{Process, Tree};
+
+use super::seat::Seat;
 
 /// Whatever is waited for may take ten times as long as it should, on a machine that is busy.
 pub(super) const WITHIN: Duration = Duration::from_secs(40);
@@ -27,7 +29,7 @@ const MAKE: &str = "const [key, title] = arguments;
         headers: { Authorization: `Bearer ${key}`, 'Content-Type': 'application/json' },
     });
     return (await answer.json()).room ?? `${answer.status}`;";
-const EAR: &str = include_str!("ear.js");
+pub(super) const EAR: &str = include_str!("ear.js");
 
 /// A name that no page may ask for is not found; so a request to anybody else shows on the console.
 pub(super) const ALONE: &str =
@@ -44,6 +46,12 @@ impl Scene {
         let levels = std::iter::repeat_n(1, relays);
         // A room that has ended stays so, whoever comes back to it.
         Self { tree: Tree::of_levels(levels, &["--rooms-on-first-use=false"]) }
+    }
+
+    /// An origin alone that takes so many listeners.
+    pub(super) fn small(listeners: u32) -> Self {
+        let limit = format!("--capacity={listeners}");
+        Self { tree: Tree::of_levels([], &["--rooms-on-first-use=false", &limit]) }
     }
 
     /// A page of the origin.
@@ -75,6 +83,21 @@ impl Scene {
         Process::start(&mut speak)
     }
 
+    /// The same tone for so long, then so many seconds of nothing.
+    pub(super) fn tone_and_silence(&self, hertz: f32, seconds: usize, silence: usize) -> PathBuf {
+        let sounds = self.tone(hertz, seconds);
+        let path = sounds.with_extension("silence.wav");
+        let mut sink = Sink::create(&path, Format::Wav).unwrap();
+        for block in Source::open(&sounds).unwrap() {
+            sink.write(&block.unwrap()).unwrap();
+        }
+        for _ in 0..silence * 50 {
+            sink.write(&[0.0; BLOCK]).unwrap();
+        }
+        sink.finish().unwrap();
+        path
+    }
+
     /// A WAV file with a tone that swells and fades as syllables do, for suppressors of noise take an
     /// even one for noise.
     pub(super) fn tone(&self, hertz: f32, seconds: usize) -> PathBuf {
@@ -98,32 +121,34 @@ impl Scene {
 /// Somebody at a page: a window of a browser.
 pub(super) struct Person<'a> {
     pub(super) name: &'static str,
-    browser: &'a Browser,
-    window: WindowHandle,
+    seat: Seat<'a>,
 }
 
 impl<'a> Person<'a> {
     /// At the browser's first window.
     pub(super) async fn first(name: &'static str, browser: &'a Browser) -> Self {
         let window = browser.page().window().await.unwrap();
-        Self { name, browser, window }
+        Self { name, seat: Seat::Chromium(browser, window) }
     }
 
     /// At a new window of the browser.
     pub(super) async fn another(name: &'static str, browser: &'a Browser) -> Self {
         let window = browser.page().new_window(false).await.unwrap().handle;
-        Self { name, browser, window }
+        Self { name, seat: Seat::Chromium(browser, window) }
     }
 
-    /// The browser, with this person's window in front.
+    /// At a window of Firefox, which shares nothing with the others.
+    pub(super) fn at_firefox(name: &'static str, firefox: &'a Firefox) -> Self {
+        Self { name, seat: Seat::Firefox(firefox, firefox.window()) }
+    }
+
+    /// Chromium's driver, with this person's window in front.
     pub(super) async fn page(&self) -> &'a Client {
-        let page = self.browser.page();
-        page.switch_to_window(self.window.clone()).await.unwrap();
-        page
+        self.seat.chromium().await
     }
 
     pub(super) async fn open(&self, url: &str) {
-        self.page().await.goto(url).await.unwrap();
+        self.seat.open(url).await;
     }
 
     /// The value of an expression in the page.
@@ -132,8 +157,7 @@ impl<'a> Person<'a> {
     }
 
     pub(super) async fn run(&self, body: &str, arguments: Vec<Value>) -> Value {
-        self.page().await;
-        self.browser.run(body, arguments).await
+        self.seat.run(body, arguments).await
     }
 
     /// Waits until an expression in the page is true.
@@ -141,16 +165,18 @@ impl<'a> Person<'a> {
         let until = Instant::now() + WITHIN;
         while self.get(&format!("Boolean({condition})")).await != json!(true) {
             if Instant::now() > until {
-                self.picture("failed", PHONE).await;
-                let text = self.get("document.body.innerText").await;
-                let console = self.console().await;
-                panic!(
-                    "{}: {what} does not come; the page: {text}; the console: {console:#}",
-                    self.name
-                );
+                self.fail(&format!("{what} does not come")).await;
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Keeps a picture of what went wrong, and panics with what the page says.
+    async fn fail(&self, what: &str) {
+        self.picture("failed", PHONE).await;
+        let text = self.get("document.body.innerText").await;
+        let console = self.seat.console().await;
+        panic!("{}: {what}; the page: {text}; the console: {console:#?}", self.name);
     }
 
     /// Waits until the page says this.
@@ -172,31 +198,19 @@ impl<'a> Person<'a> {
     async fn click_in(&self, row: &str, label: &str) {
         let named = format!("normalize-space(.)='{label}' or @aria-label='{label}'");
         let path = format!("{row}//*[self::button or self::a or self::summary][{named}]");
-        let page = self.page().await;
         let until = Instant::now() + WITHIN;
-        loop {
-            for element in page.find_all(Locator::XPath(&path)).await.unwrap() {
-                if element.is_displayed().await.unwrap_or(false) && element.click().await.is_ok() {
-                    return;
-                }
-            }
+        while !self.seat.click(&path).await {
             if Instant::now() > until {
-                self.picture("failed", PHONE).await;
-                panic!(
-                    "{}: no button {label}: {}",
-                    self.name,
-                    self.get("document.body.innerText").await
-                );
+                self.fail(&format!("there is no button {label}")).await;
             }
             tokio::time::sleep(LOOK).await;
         }
     }
 
     pub(super) async fn fill(&self, selector: &str, text: &str) {
-        let page = self.page().await;
-        let field = page.wait().at_most(WITHIN).for_element(Locator::Css(selector)).await.unwrap();
-        field.clear().await.unwrap();
-        field.send_keys(text).await.unwrap();
+        let there = format!("document.querySelector({})?.checkVisibility()", json!(selector));
+        self.wait(selector, &there).await;
+        self.seat.fill(selector, text).await;
     }
 
     /// Makes a public room by the API, from a page of the origin: its name, or the status of a refusal.
@@ -238,17 +252,21 @@ impl<'a> Person<'a> {
             assert!(overflow <= 0, "{}: {state} is {overflow} px wider than a {kind}", self.name);
         }
         self.is_accessible(state).await;
-        self.dark(true).await;
-        self.picture(&format!("{state}-dark"), PHONE).await;
-        self.dark(false).await;
-        self.cdp("Emulation.clearDeviceMetricsOverride", json!({})).await;
+        if let Seat::Chromium(..) = self.seat {
+            self.dark(true).await;
+            self.picture(&format!("{state}-dark"), PHONE).await;
+            self.dark(false).await;
+        }
+        self.seat.own_size().await;
     }
 
-    /// What axe finds of contrast, light on dark.
+    /// What axe finds of contrast, light on dark; Firefox is not asked for it.
     pub(super) async fn is_accessible_in_the_dark(&self, state: &str) {
-        self.dark(true).await;
-        self.is_accessible(state).await;
-        self.dark(false).await;
+        if let Seat::Chromium(..) = self.seat {
+            self.dark(true).await;
+            self.is_accessible(state).await;
+            self.dark(false).await;
+        }
     }
 
     async fn dark(&self, dark: bool) {
@@ -274,58 +292,19 @@ impl<'a> Person<'a> {
     }
 
     /// One picture; how much wider than the screen the page is.
-    async fn picture(&self, name: &str, (width, height): (u32, u32)) -> i64 {
-        let size = |height| json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
-        self.cdp("Emulation.setDeviceMetricsOverride", size(i64::from(height))).await;
-        let whole = "[document.documentElement.scrollHeight, document.documentElement.scrollWidth - innerWidth]";
-        let whole = self.get(whole).await;
-        let tall = whole[0].as_i64().unwrap_or_default().max(i64::from(height));
-        self.cdp("Emulation.setDeviceMetricsOverride", size(tall)).await;
-        let png = self.page().await.screenshot().await.unwrap();
-        std::fs::write(artefact(&format!("page-{}-{name}.png", self.name)), png).unwrap();
-        whole[1].as_i64().unwrap_or_default()
+    async fn picture(&self, name: &str, size: (u32, u32)) -> i64 {
+        self.seat.picture(&format!("{}-{name}", self.name), size).await
     }
 
     /// A command of the DevTools protocol.
     pub(super) async fn cdp(&self, cmd: &str, params: Value) -> Value {
-        let body = json!({"cmd": cmd, "params": params});
-        self.page().await.issue_cmd(Command("goog/cdp/execute", body)).await.unwrap()
-    }
-
-    /// What the browser has written to its console since the last call.
-    async fn console(&self) -> Value {
-        let body = json!({"type": "browser"});
-        self.page().await.issue_cmd(Command("se/log", body)).await.unwrap()
+        self.seat.cdp(cmd, params).await
     }
 
     /// Asserts that the browser's console holds nothing but what `expected` names.
     pub(super) async fn console_is_clean(&self, expected: &[&str]) {
-        let console = self.console().await;
-        let entries = console.as_array().into_iter().flatten();
-        let bad: Vec<_> = entries
-            .filter(|entry| {
-                let said = entry["message"].as_str().unwrap_or_default();
-                !expected.iter().any(|expected| said.contains(expected))
-            })
-            .collect();
-        assert!(bad.is_empty(), "{}: the console: {bad:#?}", self.name);
-    }
-}
-
-/// A command of chromedriver's own: its path, and what goes with it.
-#[derive(Debug)]
-struct Command(&'static str, Value);
-
-impl WebDriverCompatibleCommand for Command {
-    fn endpoint(
-        &self,
-        base: &url::Url,
-        session: Option<&str>,
-    ) -> Result<url::Url, url::ParseError> {
-        base.join(&format!("session/{}/{}", session.unwrap_or_default(), self.0))
-    }
-
-    fn method_and_body(&self, _: &url::Url) -> (axum::http::Method, Option<String>) {
-        (axum::http::Method::POST, Some(self.1.to_string()))
+        let mut console = self.seat.console().await;
+        console.retain(|said| !expected.iter().any(|expected| said.contains(expected)));
+        assert!(console.is_empty(), "{}: the console: {console:#?}", self.name);
     }
 }

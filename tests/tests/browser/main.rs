@@ -4,8 +4,11 @@
 
 mod access;
 mod cast;
+mod doors;
 mod hostile;
 mod room;
+mod seat;
+mod stage;
 mod webtransport;
 
 use serde_json::json;

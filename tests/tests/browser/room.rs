@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use serde_json::json;
 use stentor_tests::browser::Browser;
+use stentor_tests::firefox::Firefox;
 
 use super::cast::{ALONE, Person, Scene};
 
 /// The tone that the speaker's fake microphone plays, and that of somebody who speaks from a file.
 const MICROPHONE: f32 = 700.0;
+const MICROPHONE_HZ: u32 = 700;
 const FILE: f32 = 1_250.0;
 /// A host's decision is in force everywhere within a second; on a busy machine ten are allowed.
 const DECISION_MS: i64 = 10_000;
@@ -42,17 +44,55 @@ async fn a_room_lives_in_browsers() {
         Person::another("listener-3", &crowd).await,
     ];
 
-    let room = create(&scene, &host).await;
+    room_lives(&mut scene, &host, &speaker, &listeners).await;
+    // What is asked for while the room ends, the relay that is killed, the answer to somebody who is banned.
+    host.console_is_clean(&["404 (Not Found)"]).await;
+    speaker.console_is_clean(&["Failed to establish a connection"]).await;
+    listeners[0].console_is_clean(&["Failed to establish a connection", "403 (Forbidden)"]).await;
+}
+
+/// The same in Firefox, where it is installed.
+#[tokio::test]
+async fn a_room_lives_in_firefox() {
+    if let Some(lack) = Firefox::lack() {
+        println!("skipped: {lack}");
+        return;
+    }
+    let mut scene = Scene::start(3);
+    let firefox = Firefox::start(MICROPHONE_HZ);
+    let [host, speaker, first, second, third] = [
+        "firefox-host",
+        "firefox-speaker",
+        "firefox-listener-1",
+        "firefox-listener-2",
+        "firefox-listener-3",
+    ]
+    .map(|name| Person::at_firefox(name, &firefox));
+    let listeners = [first, second, third];
+    room_lives(&mut scene, &host, &speaker, &listeners).await;
+    for person in [&host, &speaker, &listeners[0], &listeners[1], &listeners[2]] {
+        person.console_is_clean(&[]).await;
+    }
+}
+
+/// From the making of a room to its end.
+async fn room_lives(
+    scene: &mut Scene,
+    host: &Person<'_>,
+    speaker: &Person<'_>,
+    listeners: &[Person<'_>; 3],
+) {
+    let room = create(scene, host).await;
     host.listen().await;
     let link = scene.url(&format!("/rooms/{room}"));
-    at_different_relays(&listeners, &link).await;
-    for listener in &listeners {
+    at_different_relays(listeners, &link).await;
+    for listener in listeners {
         listener.hears_nothing().await;
     }
     listeners[0].pictures("live-nobody-speaks").await;
 
-    promote(&scene, &host, &speaker, &room).await;
-    for listener in &listeners {
+    promote(scene, host, speaker, &room).await;
+    for listener in listeners {
         listener.hears(MICROPHONE).await;
         listener.wait_text("Speaking now: Bo").await;
     }
@@ -60,24 +100,20 @@ async fn a_room_lives_in_browsers() {
     host.pictures("stage").await;
     host.is_accessible_in_the_dark("stage").await;
 
-    mute(&host, &speaker, &listeners).await;
-    kill_relay(&mut scene, &listeners[2]).await;
-    ban(&host, &listeners[1]).await;
-    leave_stage(&speaker, &host).await;
+    mute(host, speaker, listeners).await;
+    kill_relay(scene, &listeners[2]).await;
+    ban(host, &listeners[1]).await;
+    leave_stage(speaker, host).await;
 
     host.click("End the room").await;
     host.wait_text("End the room for everyone?").await;
     host.pictures("end").await;
     host.click("Yes, end it").await;
-    for person in [&host, &speaker, &listeners[0], &listeners[2]] {
+    for person in [host, speaker, &listeners[0], &listeners[2]] {
         // On a machine that is very busy the session's close may come without its code.
         person.wait("the end", "stentor.visitor.model.state.phase === 'ended'").await;
     }
     listeners[0].pictures("ended").await;
-    // What is asked for while the room ends, the relay that is killed, the answer to somebody who is banned.
-    host.console_is_clean(&["404 (Not Found)"]).await;
-    speaker.console_is_clean(&["Failed to establish a connection"]).await;
-    listeners[0].console_is_clean(&["Failed to establish a connection", "403 (Forbidden)"]).await;
 }
 
 /// A host makes a public room in the page; returns the room's name.
