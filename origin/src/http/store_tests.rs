@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::http::Method;
 use serde_json::json;
 use stentor_proto::node::ToControl;
 use stentor_proto::token::ANY_ROOM;
