@@ -208,11 +208,15 @@ fn runs_until_sigterm_and_answers_the_operator() {
     let ca = logged(&mut lines, "ca");
     assert!(dir.path().join(ca.as_str().unwrap()).exists());
     let address = logged(&mut lines, "address");
-    let mut stream = TcpStream::connect(address.as_str().unwrap()).unwrap();
-    stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    // A page of another name that was made to lead here is turned away.
+    for (host, status) in [("localhost", 503), ("a.example", 421)] {
+        let mut stream = TcpStream::connect(address.as_str().unwrap()).unwrap();
+        write!(stream, "GET /readyz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
 
     // A second process on the same admin address fails at run time.
     let mut second = relay(dir.path());
