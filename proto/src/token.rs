@@ -6,9 +6,9 @@
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes, spki::der::pem};
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{SigningKey, VerifyingKey};
 use jsonwebtoken::errors::{Error as JwtError, ErrorKind};
-use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -298,11 +298,7 @@ impl std::fmt::Debug for Verifier {
 #[derive(Clone)]
 pub struct Signer {
     kid: String,
-    /// Kept ready: the library reads it from its encoding for each signature, and derives the public
-    /// half anew, which costs as much as signing.
-    key: SigningKey,
-    /// The header of every token, as it is written.
-    header: String,
+    key: EncodingKey,
     public: [u8; 32],
 }
 
@@ -319,10 +315,8 @@ impl Signer {
         if !(1..=limits::NAME_BYTES).contains(&kid.len()) {
             return Err(KeyError::Ids);
         }
-        let mut header = Header::new(Algorithm::EdDSA);
-        header.kid = Some(kid.clone());
-        let header = serde_json::to_vec(&header).map_err(|_| KeyError::Private)?;
-        Ok(Self { kid, key, header: BASE64_URL_SAFE_NO_PAD.encode(header), public })
+        let der = key.to_pkcs8_der().map_err(|_| KeyError::Private)?;
+        Ok(Self { kid, key: EncodingKey::from_ed_der(der.as_bytes()), public })
     }
 
     /// The key id in the header of every token that this signer mints.
@@ -368,16 +362,10 @@ impl Signer {
             #[serde(flatten)]
             claims: &'a T,
         }
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(self.kid.clone());
         let body = Body { aud: audience, claims };
-        let body = serde_json::to_vec(&body).map_err(|_| KeyError::Private)?;
-        let mut token = String::with_capacity(self.header.len() + body.len() * 4 / 3 + 96);
-        token.push_str(&self.header);
-        token.push('.');
-        BASE64_URL_SAFE_NO_PAD.encode_string(body, &mut token);
-        let signature = self.key.sign(token.as_bytes()).to_bytes();
-        token.push('.');
-        BASE64_URL_SAFE_NO_PAD.encode_string(signature, &mut token);
-        Ok(token)
+        jsonwebtoken::encode(&header, &body, &self.key).map_err(|_| KeyError::Private)
     }
 }
 
